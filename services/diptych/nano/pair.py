@@ -1,0 +1,42 @@
+"""Where the nano pair lies: folders in diffusers layout, shipped as package data."""
+
+from importlib.resources import files
+from pathlib import Path
+
+from diptych.errors import ModelNotFound
+
+__all__ = ["EXPERTS", "expert_path", "pair_path"]
+
+EXPERTS = ("base", "refiner", "base-single")
+"""The two experts of the pair, and the full-schedule model they were fine-tuned from."""
+
+
+def pair_path() -> Path:
+    """Return the folder that holds ``base/`` and ``refiner/``, readable by any diffusers script.
+
+    Raises:
+        ModelNotFound: The package was installed without its weights.
+    """
+    # A wheel is always unpacked on disk, so the resource is a real folder.
+    folder = Path(str(files("diptych.nano") / "weights"))
+    for name in EXPERTS[:2]:
+        _require(folder, name)
+    return folder
+
+
+def expert_path(name: str) -> Path:
+    """Return the folder of one of ``EXPERTS``.
+
+    Raises:
+        ModelNotFound: No expert has this name, or the package holds no weights.
+    """
+    if name not in EXPERTS:
+        raise ModelNotFound(f"nano/{name}", f"the nano pair holds {', '.join(EXPERTS)}")
+    folder = Path(str(files("diptych.nano") / "weights"))
+    return _require(folder, name)
+
+
+def _require(folder: Path, name: str) -> Path:
+    if not (folder / name / "model_index.json").is_file():
+        raise ModelNotFound(f"nano/{name}", f"no model_index.json in {folder / name}")
+    return folder / name
