@@ -1,0 +1,1 @@
+"""Messages and stubs generated from proto/diptych/v1 by proto/generate.py; do not edit."""
