@@ -1,0 +1,34 @@
+"""Fixtures that every test may use; what only one area needs lives in that area's conftest."""
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from diptych.nano.pair import pair_path
+
+__all__ = ["free_port", "isolated_home", "nano_pair"]
+
+
+@pytest.fixture(autouse=True)
+def isolated_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep state that a test makes, and every user's settings, out of each other's way."""
+    home = tmp_path / "diptych-home"
+    monkeypatch.setenv("DIPTYCH_HOME", str(home))
+    return home
+
+
+@pytest.fixture(scope="session")
+def nano_pair() -> Path:
+    """Return the folder that holds the embedded pair: ``base/`` and ``refiner/``."""
+    return pair_path()
+
+
+@pytest.fixture
+def free_port() -> Iterator[int]:
+    """Yield a loopback port that was free a moment ago; prefer binding to port 0."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    yield port
