@@ -1,0 +1,201 @@
+"""Settings of the inference service: ``DIPTYCH_*`` variables and an optional YAML file.
+
+What is shared by every service stands at the top (``DIPTYCH_HOME``, ``DIPTYCH_LOG_LEVEL``); what
+is this service's own under ``inference`` (``DIPTYCH_INFERENCE_PORT``; in YAML ``inference: {port:
+...}``). An argument wins over a variable, a variable over the file. An unknown key is an error.
+
+Kubernetes adds variables such as ``DIPTYCH_INFERENCE_PORT=tcp://...`` to pods beside a Service of
+that name; a pod needs ``enableServiceLinks: false``.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+from typing_extensions import override
+
+from diptych.errors import FieldViolation, SettingInvalid
+from diptych.inference.limits import Limits
+
+__all__ = ["InferenceSettings", "Settings", "load_settings"]
+
+PREFIX: Final = "DIPTYCH_"
+CONFIG_VARIABLE: Final = "DIPTYCH_CONFIG"
+"""Names the YAML file when no argument does."""
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class InferenceSettings(BaseModel):
+    """What only the inference service reads."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    host: str = "127.0.0.1"
+    """Interface of every port; loopback unless set."""
+    port: Port = 50051
+    """gRPC; 0 takes a free one."""
+    metrics_port: Port | None = 9464
+    """HTTP /metrics; None serves none."""
+    health_port: Port | None = None
+    """A second, plaintext gRPC port with health alone; None serves health on ``port`` only."""
+    base: str | None = "nano"
+    """Model source of the base expert; ``none`` hosts no base."""
+    refiner: str | None = "nano"
+    """Model source of the refiner expert; ``none`` hosts no refiner."""
+    refiner_peer: str | None = None
+    """HOST:PORT of a server that hosts the refiner, when this one does not."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N (ROCm answers to cuda too)."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    max_rows: Count = 16
+    """Images that one tick may advance together."""
+    max_waiting: Count = 256
+    """Requests that may wait; one more is refused with RESOURCE_EXHAUSTED."""
+    max_side: Annotated[int, Field(ge=Limits().min_side)] = Limits().max_side
+    max_pixels: Count = Limits().max_pixels
+    max_steps: Count = Limits().max_steps
+    max_images: Count = Limits().max_images
+    max_prompt_bytes: Count = Limits().max_prompt_bytes
+    max_inline_bytes: Annotated[int, Field(ge=1, le=Limits().max_inline_bytes)] = (
+        Limits().max_inline_bytes
+    )
+    auth_tokens_file: Path | None = None
+    """Lines of ``TOKEN TENANT``; None lets every caller in as the default tenant."""
+    grace_s: Annotated[float, Field(ge=0.0, le=3600.0)] = 30.0
+    """After SIGTERM, how long running requests may take to finish."""
+
+    def limits(self) -> Limits:
+        """Return the bounds on one request."""
+        return Limits(
+            max_side=self.max_side,
+            max_pixels=self.max_pixels,
+            max_steps=self.max_steps,
+            max_images=self.max_images,
+            max_prompt_bytes=self.max_prompt_bytes,
+            max_inline_bytes=self.max_inline_bytes,
+        )
+
+
+class Settings(BaseSettings):
+    """What the process reads: shared settings, and the service's own."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_nested_delimiter="_",
+        env_nested_max_split=1,
+        env_parse_none_str="none",
+        extra="forbid",
+        frozen=True,
+    )
+
+    home: Path = Path(".diptych")
+    """Folder of everything the process writes."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    otlp_endpoint: str | None = None
+    """OTLP gRPC endpoint for spans, such as http://localhost:4317; None traces nothing."""
+    inference: InferenceSettings = InferenceSettings()
+
+    @classmethod
+    @override
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Construct from arguments alone; only ``load_settings`` reads the environment."""
+        del cls, settings_cls, env_settings, dotenv_settings, file_secret_settings
+        return (init_settings,)
+
+
+def load_settings(
+    config: Path | None = None, arguments: Mapping[str, object] | None = None
+) -> Settings:
+    """Read the settings of this process.
+
+    Args:
+        config: The YAML file; the one that ``DIPTYCH_CONFIG`` names by default, if any.
+        arguments: Settings that win over every other source, nested like the YAML file.
+
+    Raises:
+        SettingInvalid: A key is unknown or a value out of range; all such are named.
+    """
+    variables = EnvSettingsSource(Settings)()
+    values = _merge(_merge(_read_file(config), variables), arguments or {})
+    unknown = [
+        FieldViolation(field=name, description="no such setting")
+        for name in sorted(os.environ)
+        if name.startswith(PREFIX) and not _is_known(name)
+    ]
+    try:
+        settings = Settings(**values)
+    except ValidationError as invalid:
+        raise SettingInvalid([*unknown, *_violations(invalid)]) from invalid
+    if unknown:
+        raise SettingInvalid(unknown)
+    return settings
+
+
+def _read_file(config: Path | None) -> dict[str, Any]:
+    """Return the mapping in the YAML file, empty where no file is named."""
+    name = config or os.environ.get(CONFIG_VARIABLE)
+    if not name:
+        return {}
+    try:
+        values = yaml.safe_load(Path(name).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
+        violation = FieldViolation(field=str(name), description=f"cannot be read: {problem}")
+        raise SettingInvalid([violation]) from problem
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise SettingInvalid(
+            [FieldViolation(field=str(name), description="must hold a mapping of settings")]
+        )
+    return values
+
+
+def _merge(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
+    """Return both mappings as one, nested ones too; ``upper`` wins."""
+    merged = dict(lower)
+    for key, value in upper.items():
+        below = merged.get(key)
+        nested = isinstance(below, Mapping) and isinstance(value, Mapping)
+        merged[key] = _merge(merged[key], value) if nested else value
+    return merged
+
+
+def _is_known(variable: str) -> bool:
+    """Return whether a variable is a setting; pydantic judges those of a section itself."""
+    name = variable.removeprefix(PREFIX).lower()
+    return variable == CONFIG_VARIABLE or name in SHARED or name.startswith("inference_")
+
+
+def _violations(invalid: ValidationError) -> list[FieldViolation]:
+    """Return pydantic's findings as dotted field names with what was and what was expected."""
+    found = []
+    for error in invalid.errors(include_url=False):
+        field = ".".join(str(part) for part in error["loc"])
+        if error["type"] == "extra_forbidden":
+            description = "no such setting"
+        else:
+            description = f"{error['msg'].lower()}, not {error['input']!r}"
+        found.append(FieldViolation(field=field, description=description))
+    return found
+
+
+SHARED: Final = frozenset(Settings.model_fields) - {"inference"}
+"""Settings above every section."""

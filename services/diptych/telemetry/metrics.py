@@ -1,0 +1,137 @@
+"""Every metric of the inference service, by name, and the HTTP port they are read from.
+
+Names use base units and end in ``_total`` for counters; where vLLM has the same concept its
+name is kept, so that dashboards carry over.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, start_http_server
+
+__all__ = ["METRIC_NAMES", "InferenceMetrics", "MetricsServer"]
+
+METRIC_NAMES: Final[Mapping[str, str]] = {
+    "diptych_num_requests_running": "Requests of which at least one image is being denoised.",
+    "diptych_num_requests_waiting": "Requests admitted that no tick has touched yet.",
+    "diptych_num_slots": "Images the device state can hold.",
+    "diptych_num_slots_used": "Images in the device state.",
+    "diptych_request_queue_time_seconds": "From admission to the first tick.",
+    "diptych_step_time_seconds": "One tick: a UNet forward over one batch of rows, by expert.",
+    "diptych_batch_rows": "Images advanced by one tick, by expert.",
+    "diptych_decode_time_seconds": "Latents to an encoded image, one batch.",
+    "diptych_e2e_request_latency_seconds": "From arrival to the last image, successes only.",
+    "diptych_images_total": "Images delivered, by output format.",
+    "diptych_requests_total": "Calls that ended, by RPC and canonical code.",
+    "diptych_request_errors_total": "Calls that failed, by reason.",
+    "diptych_build_info": "Version, device and models of this server.",
+}
+"""Name to help text; a metric that is not here does not exist."""
+
+STEP_SECONDS: Final = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+REQUEST_SECONDS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+BATCH_ROWS: Final = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+
+
+class InferenceMetrics:
+    """The metrics of one engine; its ``on_*`` methods are what the engine calls.
+
+    Methods may be called from any thread: prometheus_client locks each value.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        """Register every metric with ``registry``, which must be new to them."""
+        self.registry = registry
+        self._running = _gauge("diptych_num_requests_running", registry)
+        self._waiting = _gauge("diptych_num_requests_waiting", registry)
+        self._slots = _gauge("diptych_num_slots", registry)
+        self._slots_used = _gauge("diptych_num_slots_used", registry)
+        self._queue = _histogram("diptych_request_queue_time_seconds", registry, REQUEST_SECONDS)
+        self._step = _histogram(
+            "diptych_step_time_seconds", registry, STEP_SECONDS, labels=("expert",)
+        )
+        self._rows = _histogram("diptych_batch_rows", registry, BATCH_ROWS, labels=("expert",))
+        self._decode = _histogram("diptych_decode_time_seconds", registry, STEP_SECONDS)
+        self._latency = _histogram("diptych_e2e_request_latency_seconds", registry, REQUEST_SECONDS)
+        self._images = _counter("diptych_images_total", registry, ("format",))
+        self._requests = _counter("diptych_requests_total", registry, ("method", "code"))
+        self._errors = _counter("diptych_request_errors_total", registry, ("reason",))
+        self._build = Info("diptych_build", METRIC_NAMES["diptych_build_info"], registry=registry)
+
+    def on_tick(self, expert: str, rows: int, seconds: float) -> None:
+        """Note one tick of ``expert`` that advanced ``rows`` images."""
+        self._step.labels(expert=expert).observe(seconds)
+        self._rows.labels(expert=expert).observe(rows)
+
+    def on_queue_time(self, seconds: float) -> None:
+        """Note how long a request waited for its first tick."""
+        self._queue.observe(seconds)
+
+    def on_decode(self, seconds: float) -> None:
+        """Note the decoding of one batch of finished latents."""
+        self._decode.observe(seconds)
+
+    def on_finish(self, seconds: float) -> None:
+        """Note a request that delivered everything ``seconds`` after it arrived."""
+        self._latency.observe(seconds)
+
+    def on_image(self, output: str) -> None:
+        """Count one delivered image of format ``output``."""
+        self._images.labels(format=output).inc()
+
+    def on_call(self, method: str, code: str, reason: str | None = None) -> None:
+        """Count one ended call; ``reason`` is the error's, None for a success."""
+        self._requests.labels(method=method, code=code).inc()
+        if reason is not None:
+            self._errors.labels(reason=reason).inc()
+
+    def watch_load(
+        self,
+        *,
+        running: Callable[[], float],
+        waiting: Callable[[], float],
+        slots: Callable[[], float],
+        slots_used: Callable[[], float],
+    ) -> None:
+        """Read the load gauges from these functions at each scrape."""
+        self._running.set_function(running)
+        self._waiting.set_function(waiting)
+        self._slots.set_function(slots)
+        self._slots_used.set_function(slots_used)
+
+    def describe(self, **labels: str) -> None:
+        """Set the labels of ``diptych_build_info``."""
+        self._build.info(labels)
+
+
+class MetricsServer:
+    """An HTTP server answering ``GET /metrics`` from its own thread."""
+
+    def __init__(self, registry: CollectorRegistry, *, host: str, port: int) -> None:
+        """Listen at once; port 0 takes a free one, see ``port``."""
+        self._server, self._thread = start_http_server(port, addr=host, registry=registry)
+        self.port = int(self._server.server_port)
+
+    def close(self) -> None:
+        """Stop listening and wait for the thread."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+def _gauge(name: str, registry: CollectorRegistry) -> Gauge:
+    return Gauge(name, METRIC_NAMES[name], registry=registry)
+
+
+def _counter(name: str, registry: CollectorRegistry, labels: tuple[str, ...]) -> Counter:
+    return Counter(name, METRIC_NAMES[name], labels, registry=registry)
+
+
+def _histogram(
+    name: str,
+    registry: CollectorRegistry,
+    buckets: tuple[float, ...],
+    *,
+    labels: tuple[str, ...] = (),
+) -> Histogram:
+    return Histogram(name, METRIC_NAMES[name], labels, buckets=buckets, registry=registry)
