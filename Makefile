@@ -2,7 +2,7 @@
 
 VENV ?= .venv
 BIN := $(VENV)/bin
-CODE := services tests
+CODE := services tests proto
 
 .DEFAULT_GOAL := help
 .PHONY: help set-up demo test check format types contracts proto proto-check spelling bench lock clean
@@ -36,10 +36,10 @@ contracts: set-up
 	@$(BIN)/lint-imports
 
 proto: set-up ## Regenerate services/diptych/v1 from proto/.
-	@deploy/generate-stubs $(BIN)
+	@$(BIN)/python proto/generate.py
 
 proto-check: set-up
-	@deploy/generate-stubs $(BIN) --check
+	@$(BIN)/python proto/generate.py --check
 
 spelling: set-up
 	@$(BIN)/codespell README.md Makefile pyproject.toml proto docs deploy services tests

@@ -1,7 +1,6 @@
 """Fixtures that every test may use; what only one area needs lives in that area's conftest."""
 
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,9 +25,9 @@ def nano_pair() -> Path:
 
 
 @pytest.fixture
-def free_port() -> Iterator[int]:
-    """Yield a loopback port that was free a moment ago; prefer binding to port 0."""
+def free_port() -> int:
+    """Return a loopback port that was free a moment ago; prefer binding to port 0."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
-    yield port
+    return port

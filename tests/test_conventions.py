@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from diptych import errors
+
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "services" / "diptych"
 MODULES = sorted(p for p in SOURCE.rglob("*.py") if "v1" not in p.parts)
@@ -42,9 +44,7 @@ def test_module_says_what_it_is_for(module: Path) -> None:
     assert ast.get_docstring(ast.parse(module.read_text()))
 
 
-@pytest.mark.parametrize(
-    "module", [m for m in MODULES if m.name not in NO_MIRROR], ids=relative_id
-)
+@pytest.mark.parametrize("module", [m for m in MODULES if m.name not in NO_MIRROR], ids=relative_id)
 def test_module_lists_what_it_exports(module: Path) -> None:
     assert exported(ast.parse(module.read_text())) is not None
 
@@ -60,9 +60,7 @@ def test_functions_fit_on_a_page(module: Path) -> None:
     assert not [f.name for f in found if (f.end_lineno or 0) - f.lineno >= MAX_FUNCTION_LINES]
 
 
-@pytest.mark.parametrize(
-    "module", [m for m in MODULES if m.name not in NO_MIRROR], ids=relative_id
-)
+@pytest.mark.parametrize("module", [m for m in MODULES if m.name not in NO_MIRROR], ids=relative_id)
 def test_module_has_its_mirror_among_the_tests(module: Path) -> None:
     assert mirror(module).is_file(), relative_id(mirror(module))
 
@@ -94,8 +92,6 @@ def test_test_file_says_what_it_checks(test: Path) -> None:
 
 
 def test_every_deliberate_error_has_a_reason_of_its_own() -> None:
-    from diptych import errors
-
     leaves = [
         value
         for value in vars(errors).values()
@@ -109,7 +105,5 @@ def test_every_deliberate_error_has_a_reason_of_its_own() -> None:
 
 
 def test_error_tree_is_drawn_whole() -> None:
-    from diptych import errors
-
     drawn = set(re.findall(r"\w+", errors.__doc__ or ""))
     assert {name for name in errors.__all__ if name != "FieldViolation"} <= drawn
