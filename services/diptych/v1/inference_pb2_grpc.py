@@ -30,8 +30,8 @@ class InferenceServiceStub:
 
     Every failure carries google.rpc.ErrorInfo with domain `diptych` and a stable reason; the codes
     below name the reasons in parentheses. Any RPC may also end with
-    UNAUTHENTICATED (UNAUTHENTICATED): no valid token, where the server asks for one.
-    INTERNAL (ENGINE_FAULT, UNKNOWN): our fault; the server's log holds the traceback.
+    UNAUTHENTICATED (TOKEN_REFUSED): no valid token, where the server asks for one.
+    INTERNAL (ENGINE_FAULT): our fault; the server's log holds the traceback.
     UNAVAILABLE (DRAINING): the server is shutting down. Retry after RetryInfo; another replica
     may take it.
     Deadlines are honoured: work that cannot end in time is refused at once, and cancelling a call
@@ -66,8 +66,8 @@ class InferenceServiceServicer:
 
     Every failure carries google.rpc.ErrorInfo with domain `diptych` and a stable reason; the codes
     below name the reasons in parentheses. Any RPC may also end with
-    UNAUTHENTICATED (UNAUTHENTICATED): no valid token, where the server asks for one.
-    INTERNAL (ENGINE_FAULT, UNKNOWN): our fault; the server's log holds the traceback.
+    UNAUTHENTICATED (TOKEN_REFUSED): no valid token, where the server asks for one.
+    INTERNAL (ENGINE_FAULT): our fault; the server's log holds the traceback.
     UNAVAILABLE (DRAINING): the server is shutting down. Retry after RetryInfo; another replica
     may take it.
     Deadlines are honoured: work that cannot end in time is refused at once, and cancelling a call
@@ -154,8 +154,8 @@ class InferenceService:
 
     Every failure carries google.rpc.ErrorInfo with domain `diptych` and a stable reason; the codes
     below name the reasons in parentheses. Any RPC may also end with
-    UNAUTHENTICATED (UNAUTHENTICATED): no valid token, where the server asks for one.
-    INTERNAL (ENGINE_FAULT, UNKNOWN): our fault; the server's log holds the traceback.
+    UNAUTHENTICATED (TOKEN_REFUSED): no valid token, where the server asks for one.
+    INTERNAL (ENGINE_FAULT): our fault; the server's log holds the traceback.
     UNAVAILABLE (DRAINING): the server is shutting down. Retry after RetryInfo; another replica
     may take it.
     Deadlines are honoured: work that cannot end in time is refused at once, and cancelling a call
