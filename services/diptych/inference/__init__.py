@@ -1,0 +1,1 @@
+"""The inference service: pictures by two experts, many unlike requests in one batch."""
