@@ -1,0 +1,1 @@
+"""The ``diptych`` command; nothing here imports torch before a command needs it."""
