@@ -11,7 +11,8 @@ DiptychError
 │   └── TokenRefused           no token, or none that this server knows
 ├── FailedPrecondition         the system is not in a state for it
 │   ├── ExpertsMismatch        a base and a refiner that do not belong together
-│   └── ExpertMissing          no expert here for what was asked
+│   ├── ExpertMissing          no expert here for what was asked
+│   └── ExtraMissing           an optional part of the package is not installed
 ├── NotFound
 │   ├── ModelNotFound
 │   └── ObjectNotFound         a bucket or object that does not exist
@@ -48,6 +49,7 @@ __all__ = [
     "EngineFault",
     "ExpertMissing",
     "ExpertsMismatch",
+    "ExtraMissing",
     "FailedPrecondition",
     "FieldViolation",
     "Internal",
@@ -229,6 +231,16 @@ class ExpertMissing(FailedPrecondition):
     def __init__(self, expert: str) -> None:
         super().__init__(f"this server hosts no {expert} expert and no peer for it")
         self.expert = expert
+
+
+class ExtraMissing(FailedPrecondition):
+    """The installation lacks an optional part of the package."""
+
+    reason = "EXTRA_MISSING"
+
+    def __init__(self, *, extra: str, needed_for: str) -> None:
+        super().__init__(f"{needed_for} needs: pip install 'diptych[{extra}]'")
+        self.extra, self.needed_for = extra, needed_for
 
 
 class ModelNotFound(NotFound):

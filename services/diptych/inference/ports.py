@@ -1,0 +1,163 @@
+"""What the engine needs from its surroundings, and the values that cross over.
+
+The engine itself knows no tensors: latents and embeddings pass through it unopened. ``executor``
+and ``decoder`` implement these interfaces on a device, ``telemetry`` implements the observer, and
+the tests have fakes of all three.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diptych.errors import DiptychError
+from diptych.inference.route import Route
+from diptych.inference.trajectory import Expert, ImageRequest
+
+__all__ = [
+    "Conditioning",
+    "Decoder",
+    "Executor",
+    "Finished",
+    "Measurement",
+    "Observer",
+    "Picture",
+    "Placement",
+    "Row",
+]
+
+
+class Conditioning(Protocol):
+    """The embeddings of one request, shared by its images."""
+
+    @property
+    def text_lengths(self) -> Mapping[Expert, int]:
+        """Return the number of text tokens each expert attends to."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """An image that gets a slot."""
+
+    slot: int
+    request: ImageRequest
+    index: int
+    """Which of the request's images; its noise is drawn from ``request.seed + index``."""
+    route: Route
+    conditioning: Conditioning
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One trajectory's line in a tick: the slot, and the evaluation of its route to do."""
+
+    slot: int
+    position: int
+    preview: bool
+    """Whether the denoised estimate is wanted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """What a trajectory leaves: latents on the device, and how often noise was drawn."""
+
+    latents: object
+    draws: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """How long a tick took while warming up."""
+
+    expert: Expert
+    num_pixels: int
+    num_rows: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """A decoded image: encoded ``data``, or ``latents`` [4, h, w] float32."""
+
+    width: int
+    height: int
+    data: bytes = b""
+    latents: NDArray[np.float32] | None = None
+
+
+class Executor(Protocol):
+    """Owner of the device; called from the engine's thread except for ``route``."""
+
+    def route(self, request: ImageRequest) -> Route:
+        """Check ``request`` and return its route; pure, from any thread.
+
+        Raises:
+            InvalidRequest: Something in it cannot be done; every violation is named.
+            ExpertMissing: It needs an expert that is not loaded.
+        """
+
+    def warm_up(self) -> Sequence[Measurement]:
+        """Compile and run what ticks will need; return what they cost."""
+
+    def encode(self, requests: Sequence[ImageRequest]) -> Sequence[Conditioning | DiptychError]:
+        """Return the embeddings of each request, or why it has none."""
+
+    def place(self, placement: Placement) -> None:
+        """Fill a slot with an image's first latents."""
+
+    def run(self, expert: Expert, rows: Sequence[Row]) -> Sequence[object | None]:
+        """Advance every row by one evaluation, or none of them.
+
+        Returns:
+            For each row its denoised estimate [4, h, w] on the device if it asked for one.
+
+        Raises:
+            OutOfDeviceMemory: The batch does not fit; no row has changed.
+        """
+
+    def take(self, slot: int) -> Finished:
+        """Empty ``slot`` and return what its trajectory came to."""
+
+    def release(self, slot: int) -> None:
+        """Empty ``slot``; an empty one is ignored."""
+
+
+class Decoder(Protocol):
+    """Turns latents into pictures off the engine's thread; calls back from its own."""
+
+    def decode(
+        self,
+        latents: object,
+        request: ImageRequest,
+        done: Callable[[Picture | DiptychError], None],
+    ) -> None:
+        """Queue finished latents; ``done`` gets the picture in the request's format."""
+
+    def preview(
+        self,
+        denoised: object,
+        request: ImageRequest,
+        done: Callable[[Picture | DiptychError], None],
+    ) -> None:
+        """Queue a denoised estimate; ``done`` gets a small JPEG."""
+
+    def stop(self) -> None:
+        """Finish what is queued and end the decoder's threads."""
+
+
+class Observer(Protocol):
+    """Hears what happens, for metrics; called from the engine's and the decoder's threads."""
+
+    def on_tick(self, *, expert: Expert, num_rows: int, seconds: float) -> None:
+        """Note one tick; ``num_rows`` counts UNet rows."""
+
+    def on_queue_time(self, seconds: float) -> None:
+        """Note how long a request waited for its first slot."""
+
+    def on_decode(self, seconds: float) -> None:
+        """Note the time from finished latents to the picture of one image."""
+
+    def on_finish(self, *, seconds: float, num_images: int, reason: str | None) -> None:
+        """Note the end of a request; ``reason`` is the error's, None for success."""
