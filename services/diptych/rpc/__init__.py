@@ -1,0 +1,1 @@
+"""What every service and client of Diptych shares of gRPC: servers, channels, errors, identity."""
