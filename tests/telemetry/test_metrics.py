@@ -58,10 +58,22 @@ def test_two_registries_do_not_meet() -> None:
 
 
 def test_tick_is_noted_by_expert(metrics: InferenceMetrics) -> None:
-    metrics.on_tick("base", 3, 0.25)
+    metrics.on_tick(expert="base", num_rows=3, seconds=0.25)
     read = metrics.registry.get_sample_value
     assert read("diptych_step_time_seconds_sum", {"expert": "base"}) == 0.25
     assert read("diptych_batch_rows_sum", {"expert": "base"}) == 3
+
+
+def test_finished_request_has_a_latency(metrics: InferenceMetrics) -> None:
+    metrics.on_finish(seconds=2.0, num_images=1, reason=None)
+    read = metrics.registry.get_sample_value
+    assert read("diptych_e2e_request_latency_seconds_sum") == 2.0
+
+
+def test_failed_request_has_no_latency(metrics: InferenceMetrics) -> None:
+    metrics.on_finish(seconds=2.0, num_images=1, reason="ENGINE_FAULT")
+    read = metrics.registry.get_sample_value
+    assert read("diptych_e2e_request_latency_seconds_count") == 0
 
 
 def test_failed_call_counts_its_reason(metrics: InferenceMetrics) -> None:

@@ -12,14 +12,14 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 __all__ = ["METRIC_NAMES", "InferenceMetrics", "MetricsServer"]
 
 METRIC_NAMES: Final[Mapping[str, str]] = {
-    "diptych_num_requests_running": "Requests of which at least one image is being denoised.",
-    "diptych_num_requests_waiting": "Requests admitted that no tick has touched yet.",
+    "diptych_num_requests_running": "Images being denoised.",
+    "diptych_num_requests_waiting": "Images that wait for a slot.",
     "diptych_num_slots": "Images the device state can hold.",
     "diptych_num_slots_used": "Images in the device state.",
     "diptych_request_queue_time_seconds": "From admission to the first tick.",
-    "diptych_step_time_seconds": "One tick: a UNet forward over one batch of rows, by expert.",
-    "diptych_batch_rows": "Images advanced by one tick, by expert.",
-    "diptych_decode_time_seconds": "Latents to an encoded image, one batch.",
+    "diptych_step_time_seconds": "One tick: a UNet forward over a batch of rows, by expert.",
+    "diptych_batch_rows": "UNet rows of one tick, by expert; a guided image takes two.",
+    "diptych_decode_time_seconds": "From finished latents to the encoded image.",
     "diptych_e2e_request_latency_seconds": "From arrival to the last image, successes only.",
     "diptych_images_total": "Images delivered, by output format.",
     "diptych_requests_total": "Calls that ended, by RPC and canonical code.",
@@ -58,22 +58,27 @@ class InferenceMetrics:
         self._errors = _counter("diptych_request_errors_total", registry, ("reason",))
         self._build = Info("diptych_build", METRIC_NAMES["diptych_build_info"], registry=registry)
 
-    def on_tick(self, expert: str, rows: int, seconds: float) -> None:
-        """Note one tick of ``expert`` that advanced ``rows`` images."""
+    def on_tick(self, *, expert: str, num_rows: int, seconds: float) -> None:
+        """Note one tick of ``expert``; ``num_rows`` counts UNet rows."""
         self._step.labels(expert=expert).observe(seconds)
-        self._rows.labels(expert=expert).observe(rows)
+        self._rows.labels(expert=expert).observe(num_rows)
 
     def on_queue_time(self, seconds: float) -> None:
         """Note how long a request waited for its first tick."""
         self._queue.observe(seconds)
 
     def on_decode(self, seconds: float) -> None:
-        """Note the decoding of one batch of finished latents."""
+        """Note the time from finished latents to the picture of one image."""
         self._decode.observe(seconds)
 
-    def on_finish(self, seconds: float) -> None:
-        """Note a request that delivered everything ``seconds`` after it arrived."""
-        self._latency.observe(seconds)
+    def on_finish(self, *, seconds: float, num_images: int, reason: str | None) -> None:
+        """Note the end of an admitted request; only a success, without ``reason``, has a latency.
+
+        Failures are counted by ``on_call``, which also hears of requests never admitted.
+        """
+        del num_images
+        if reason is None:
+            self._latency.observe(seconds)
 
     def on_image(self, output: str) -> None:
         """Count one delivered image of format ``output``."""
