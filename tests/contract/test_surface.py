@@ -1,0 +1,71 @@
+"""Names that users, dashboards and programs rely on: a new one is added to a list on purpose."""
+
+from diptych.inference.settings import InferenceSettings, Settings
+from diptych.telemetry.metrics import METRIC_NAMES
+from diptych.v1 import inference_pb2, types_pb2
+
+SHARED_VARIABLES = {"DIPTYCH_CONFIG", "DIPTYCH_HOME", "DIPTYCH_LOG_LEVEL", "DIPTYCH_OTLP_ENDPOINT"}
+INFERENCE_SETTINGS = {
+    "auth_tokens_file",
+    "base",
+    "device",
+    "dtype",
+    "grace_s",
+    "health_port",
+    "host",
+    "max_images",
+    "max_inline_bytes",
+    "max_pixels",
+    "max_prompt_bytes",
+    "max_rows",
+    "max_side",
+    "max_steps",
+    "max_waiting",
+    "metrics_port",
+    "port",
+    "refiner",
+    "refiner_peer",
+}
+METRICS = {
+    "diptych_batch_rows",
+    "diptych_build_info",
+    "diptych_decode_time_seconds",
+    "diptych_e2e_request_latency_seconds",
+    "diptych_images_total",
+    "diptych_num_requests_running",
+    "diptych_num_requests_waiting",
+    "diptych_num_slots",
+    "diptych_num_slots_used",
+    "diptych_request_errors_total",
+    "diptych_request_queue_time_seconds",
+    "diptych_requests_total",
+    "diptych_step_time_seconds",
+}
+RPCS = {"Generate", "Refine", "GetCapabilities"}
+
+
+def test_shared_settings_are_the_listed_ones() -> None:
+    names = {f"DIPTYCH_{name.upper()}" for name in Settings.model_fields if name != "inference"}
+    assert names | {"DIPTYCH_CONFIG"} == SHARED_VARIABLES
+
+
+def test_inference_settings_are_the_listed_ones() -> None:
+    assert set(InferenceSettings.model_fields) == INFERENCE_SETTINGS
+
+
+def test_metrics_are_the_listed_ones() -> None:
+    assert set(METRIC_NAMES) == METRICS
+
+
+def test_every_metric_carries_the_prefix_of_the_product() -> None:
+    assert [name for name in METRIC_NAMES if not name.startswith("diptych_")] == []
+
+
+def test_rpcs_are_the_listed_ones() -> None:
+    service = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"]
+    assert {method.name for method in service.methods} == RPCS
+
+
+def test_enums_start_at_unspecified() -> None:
+    for enum in types_pb2.DESCRIPTOR.enum_types_by_name.values():
+        assert enum.values[0].name.endswith("_UNSPECIFIED")
