@@ -1,0 +1,282 @@
+"""Clients of InferenceService: one synchronous, one asyncio, with the same methods.
+
+Both raise the error the server raised, with its fields. Both draw a request id for a call that
+has none, so that a call whose connection fails before the first answer is tried again and paints
+the same pictures. Closing an iterator cancels its call.
+"""
+
+import contextlib
+import dataclasses
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from dataclasses import dataclass
+from typing import Any, Final, Self, TypeVar
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from diptych.clients.assembly import Assembler
+from diptych.clients.calls import GenerateCall, RefineCall
+from diptych.clients.capabilities import Capabilities, read_capabilities
+from diptych.clients.events import Event, Picture
+from diptych.clients.requests import generate_request, refine_request
+from diptych.errors import DeadlineExceeded, DiptychError, ServerUnreachable
+from diptych.rpc.channel import ChannelConfig, open_async_channel, open_channel
+from diptych.rpc.interceptors import REQUEST_ID_KEY
+from diptych.rpc.status import from_rpc_error
+from diptych.v1 import inference_pb2 as pb
+from diptych.v1 import inference_pb2_grpc as pb_grpc
+
+__all__ = ["AsyncInferenceClient", "ClientConfig", "InferenceClient"]
+
+READY: Final = "readiness"
+"""Health service name that tells whether a server takes calls."""
+
+Call = TypeVar("Call", GenerateCall, RefineCall)
+Request = pb.GenerateRequest | pb.RefineRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientConfig:
+    """Which server to call, as whom, and for how long."""
+
+    channel: ChannelConfig
+    token: str | None = None
+    """Bearer token, sent with every call; send it over plaintext on loopback only."""
+    timeout_s: float = 600.0
+    """Deadline of a call that names none."""
+
+
+class InferenceClient:
+    """A synchronous client; may be used from several threads. Close it, or use it in a ``with``."""
+
+    def __init__(self, config: ClientConfig) -> None:
+        """Prepare to call as ``config`` says; the first call connects."""
+        self._config = config
+        self._channel = open_channel(config.channel)
+        self._stub: Any = pb_grpc.InferenceServiceStub(self._channel)
+
+    def generate(self, call: GenerateCall, *, timeout_s: float | None = None) -> Iterator[Event]:
+        """Yield what happens to ``call`` until its last image.
+
+        Raises:
+            DiptychError: what the server raised, or ``Unavailable`` if none answers.
+        """
+        call = _named(call)
+        yield from self._stream(self._stub.Generate, generate_request(call), timeout_s)
+
+    def refine(self, call: RefineCall, *, timeout_s: float | None = None) -> Iterator[Event]:
+        """Yield what happens to ``call`` until its last image; raises as ``generate`` does."""
+        call = _named(call)
+        yield from self._stream(self._stub.Refine, refine_request(call), timeout_s)
+
+    def generate_images(
+        self, call: GenerateCall, *, timeout_s: float | None = None
+    ) -> list[Picture]:
+        """Return the finished images of ``call``, in order; raises as ``generate`` does."""
+        return _pictures(list(self.generate(call, timeout_s=timeout_s)))
+
+    def refine_images(self, call: RefineCall, *, timeout_s: float | None = None) -> list[Picture]:
+        """Return the finished images of ``call``, in order; raises as ``generate`` does."""
+        return _pictures(list(self.refine(call, timeout_s=timeout_s)))
+
+    def get_capabilities(self, *, timeout_s: float | None = None) -> Capabilities:
+        """Return what the server can do; raises as ``generate`` does."""
+        request_id = str(uuid.uuid4())
+        try:
+            answer = self._stub.GetCapabilities(
+                pb.GetCapabilitiesRequest(), **_options(self._config, request_id, timeout_s)
+            )
+        except grpc.RpcError as error:
+            raise _meaning(error, self._config, request_id) from error
+        return read_capabilities(answer)
+
+    def wait_until_ready(self, *, timeout_s: float) -> None:
+        """Return as soon as the server says it takes calls, connecting to it if need be.
+
+        Raises:
+            DiptychError: it did not say so within ``timeout_s``.
+        """
+        watch: Any = health_pb2_grpc.HealthStub(self._channel)
+        request = health_pb2.HealthCheckRequest(service=READY)
+        answers = watch.Watch(request, timeout=timeout_s, wait_for_ready=True)
+        try:
+            for answer in answers:
+                if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                    return
+        except grpc.RpcError as error:
+            raise _not_ready(error, self._config, timeout_s) from error
+        finally:
+            answers.cancel()
+        raise ServerUnreachable(address=self._config.channel.address, detail="health watch ended")
+
+    def close(self) -> None:
+        """Cancel what runs and disconnect."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close."""
+        self.close()
+
+    def _stream(
+        self,
+        method: Any,
+        request: Request,
+        timeout_s: float | None,  # noqa: ANN401 - a stub's
+    ) -> Iterator[Event]:
+        """Yield the events of one call of ``method``; cancel it when the iterator is closed."""
+        messages = method(request, **_options(self._config, request.request_id, timeout_s))
+        assembler = Assembler()
+        try:
+            for message in messages:
+                event = assembler.feed(message.event)
+                if event is not None:
+                    yield event
+        except grpc.RpcError as error:
+            raise _meaning(error, self._config, request.request_id) from error
+        finally:
+            messages.cancel()
+        assembler.finish()
+
+
+class AsyncInferenceClient:
+    """An asyncio client of the loop it was made in. Close it, or use it in an ``async with``."""
+
+    def __init__(self, config: ClientConfig) -> None:
+        """Prepare to call as ``config`` says; the first call connects."""
+        self._config = config
+        self._channel = open_async_channel(config.channel)
+        self._stub: Any = pb_grpc.InferenceServiceStub(self._channel)
+
+    async def generate(
+        self, call: GenerateCall, *, timeout_s: float | None = None
+    ) -> AsyncIterator[Event]:
+        """Yield what happens to ``call`` until its last image.
+
+        Raises:
+            DiptychError: what the server raised, or ``Unavailable`` if none answers.
+        """
+        request = generate_request(_named(call))
+        async with contextlib.aclosing(self._stream(self._stub.Generate, request, timeout_s)) as it:
+            async for event in it:
+                yield event
+
+    async def refine(
+        self, call: RefineCall, *, timeout_s: float | None = None
+    ) -> AsyncIterator[Event]:
+        """Yield what happens to ``call`` until its last image; raises as ``generate`` does."""
+        request = refine_request(_named(call))
+        async with contextlib.aclosing(self._stream(self._stub.Refine, request, timeout_s)) as it:
+            async for event in it:
+                yield event
+
+    async def generate_images(
+        self, call: GenerateCall, *, timeout_s: float | None = None
+    ) -> list[Picture]:
+        """Return the finished images of ``call``, in order; raises as ``generate`` does."""
+        return _pictures([event async for event in self.generate(call, timeout_s=timeout_s)])
+
+    async def refine_images(
+        self, call: RefineCall, *, timeout_s: float | None = None
+    ) -> list[Picture]:
+        """Return the finished images of ``call``, in order; raises as ``generate`` does."""
+        return _pictures([event async for event in self.refine(call, timeout_s=timeout_s)])
+
+    async def get_capabilities(self, *, timeout_s: float | None = None) -> Capabilities:
+        """Return what the server can do; raises as ``generate`` does."""
+        request_id = str(uuid.uuid4())
+        try:
+            answer = await self._stub.GetCapabilities(
+                pb.GetCapabilitiesRequest(), **_options(self._config, request_id, timeout_s)
+            )
+        except grpc.RpcError as error:
+            raise _meaning(error, self._config, request_id) from error
+        return read_capabilities(answer)
+
+    async def wait_until_ready(self, *, timeout_s: float) -> None:
+        """Return as soon as the server says it takes calls, connecting to it if need be.
+
+        Raises:
+            DiptychError: it did not say so within ``timeout_s``.
+        """
+        watch: Any = health_pb2_grpc.HealthStub(self._channel)
+        request = health_pb2.HealthCheckRequest(service=READY)
+        answers = watch.Watch(request, timeout=timeout_s, wait_for_ready=True)
+        try:
+            async for answer in answers:
+                if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                    return
+        except grpc.RpcError as error:
+            raise _not_ready(error, self._config, timeout_s) from error
+        finally:
+            answers.cancel()
+        raise ServerUnreachable(address=self._config.channel.address, detail="health watch ended")
+
+    async def close(self) -> None:
+        """Cancel what runs and disconnect."""
+        await self._channel.close(None)
+
+    async def __aenter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close."""
+        await self.close()
+
+    async def _stream(
+        self,
+        method: Any,
+        request: Request,
+        timeout_s: float | None,  # noqa: ANN401 - a stub's
+    ) -> AsyncGenerator[Event]:
+        """Yield the events of one call of ``method``; cancel it when the iterator is closed."""
+        messages = method(request, **_options(self._config, request.request_id, timeout_s))
+        assembler = Assembler()
+        try:
+            async for message in messages:
+                event = assembler.feed(message.event)
+                if event is not None:
+                    yield event
+        except grpc.RpcError as error:
+            raise _meaning(error, self._config, request.request_id) from error
+        finally:
+            messages.cancel()
+        assembler.finish()
+
+
+def _named(call: Call) -> Call:
+    """Return ``call`` with a request id of its own."""
+    return call if call.request_id else dataclasses.replace(call, request_id=str(uuid.uuid4()))
+
+
+def _options(config: ClientConfig, request_id: str, timeout_s: float | None) -> dict[str, Any]:
+    """Return a stub's keyword arguments: deadline, and metadata naming the call and the caller."""
+    metadata = [(REQUEST_ID_KEY, request_id)]
+    if config.token is not None:
+        metadata.append(("authorization", f"Bearer {config.token}"))
+    deadline_s = config.timeout_s if timeout_s is None else timeout_s
+    return {"metadata": tuple(metadata), "timeout": deadline_s}
+
+
+def _meaning(error: grpc.RpcError, config: ClientConfig, request_id: str) -> DiptychError:
+    return from_rpc_error(error, address=config.channel.address, request_id=request_id)
+
+
+def _not_ready(error: grpc.RpcError, config: ClientConfig, timeout_s: float) -> DiptychError:
+    """Return why a server was not waited for; its silence until the deadline is its absence."""
+    found = _meaning(error, config, "")
+    if isinstance(found, DeadlineExceeded):
+        detail = f"not ready within {timeout_s:g} s"
+        return ServerUnreachable(address=config.channel.address, detail=detail)
+    return found
+
+
+def _pictures(events: list[Event]) -> list[Picture]:
+    """Return the images among ``events`` in order of their index."""
+    found = [event for event in events if isinstance(event, Picture)]
+    return sorted(found, key=lambda picture: picture.image_index)

@@ -1,0 +1,169 @@
+"""Calls become request messages; what no message can hold is refused here, all of it at once."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+from google.protobuf.message import Message
+
+from diptych.clients.calls import GenerateCall, ImageSource, Latents, RefineCall, Stage
+from diptych.errors import FieldViolation, InvalidRequest
+from diptych.v1 import inference_pb2 as pb
+from diptych.v1 import types_pb2 as types
+
+__all__ = ["generate_request", "refine_request"]
+
+OUTPUTS: Final[Mapping[str, int]] = {
+    "png": types.OUTPUT_FORMAT_PNG,
+    "webp": types.OUTPUT_FORMAT_WEBP,
+    "jpeg": types.OUTPUT_FORMAT_JPEG,
+    "latents": types.OUTPUT_FORMAT_LATENTS,
+}
+HISTORIES: Final[Mapping[str, int]] = {
+    "restart": types.SOLVER_HISTORY_RESTART,
+    "carry": types.SOLVER_HISTORY_CARRY,
+}
+LONG_PROMPTS: Final[Mapping[str, int]] = {
+    "error": types.LONG_PROMPT_ERROR,
+    "truncate": types.LONG_PROMPT_TRUNCATE,
+    "chunk": types.LONG_PROMPT_CHUNK,
+}
+
+
+class _Writer:
+    """Sets fields of one message and notes those whose value it cannot hold."""
+
+    def __init__(self, message: Message, path: str, violations: list[FieldViolation]) -> None:
+        """Write to ``message``, which lies at ``path`` of the request."""
+        self._message = message
+        self._path = path
+        self._violations = violations
+
+    def set(self, **values: object) -> None:
+        """Set each field to its value; None leaves it absent."""
+        for name, value in values.items():
+            if value is None:
+                continue
+            try:
+                setattr(self._message, name, value)
+            except (TypeError, ValueError) as error:
+                self._refuse(name, f"{value!r:.80} does not fit: {error}")
+
+    def choose(self, name: str, value: str | None, choices: Mapping[str, int]) -> None:
+        """Set enum field ``name`` to the number that ``choices`` gives for ``value``."""
+        if value is None:
+            return
+        if value in choices:
+            self.set(**{name: choices[value]})
+        else:
+            self._refuse(name, f"{value!r:.80} is none of {', '.join(choices)}")
+
+    def extend(self, name: str, values: Sequence[int]) -> None:
+        """Append ``values`` to repeated field ``name``."""
+        getattr(self._message, name).extend(values)
+
+    def child(self, name: str) -> "_Writer":
+        """Return a writer for the message in field ``name``, which is present from now on."""
+        message: Any = getattr(self._message, name)
+        message.SetInParent()
+        return _Writer(message, f"{self._path}{name}.", self._violations)
+
+    def _refuse(self, name: str, problem: str) -> None:
+        self._violations.append(FieldViolation(field=f"{self._path}{name}", description=problem))
+
+
+def generate_request(call: GenerateCall) -> pb.GenerateRequest:
+    """Return the message for ``call``.
+
+    Raises:
+        InvalidRequest: values that no message can hold, every one named.
+    """
+    request, violations = pb.GenerateRequest(), list[FieldViolation]()
+    writer = _Writer(request, "", violations)
+    writer.set(base_only=call.base_only, width=call.width, height=call.height)
+    writer.choose("history", call.history, HISTORIES)
+    _write_stage(writer.child("base"), call.base)
+    if call.refiner is not None:
+        _write_stage(writer.child("refiner"), call.refiner)
+    _write_shared(writer, call)
+    if violations:
+        raise InvalidRequest(violations)
+    return request
+
+
+def refine_request(call: RefineCall) -> pb.RefineRequest:
+    """Return the message for ``call``.
+
+    Raises:
+        InvalidRequest: values that no message can hold, every one named.
+    """
+    request, violations = pb.RefineRequest(), list[FieldViolation]()
+    writer = _Writer(request, "", violations)
+    _write_stage(writer.child("refiner"), call.refiner)
+    _write_source(writer, call.source)
+    _write_shared(writer, call)
+    if violations:
+        raise InvalidRequest(violations)
+    return request
+
+
+def _write_shared(writer: _Writer, call: GenerateCall | RefineCall) -> None:
+    """Write what both requests have, under the same names."""
+    writer.set(
+        request_id=call.request_id,
+        num_images=call.num_images,
+        seed=call.seed,
+        num_steps=call.num_steps,
+        boundary=call.boundary,
+        solver=call.solver,
+        spacing=call.spacing,
+        sigma_schedule=call.sigma_schedule,
+        eta=call.eta,
+        quality=call.quality,
+        preview_every=call.preview_every,
+    )
+    writer.choose("output", call.output, OUTPUTS)
+    writer.choose("long_prompt", call.long_prompt, LONG_PROMPTS)
+    if call.original_size is not None:
+        height, width = call.original_size
+        writer.child("original_size").set(height=height, width=width)
+    if call.target_size is not None:
+        height, width = call.target_size
+        writer.child("target_size").set(height=height, width=width)
+    if call.crop_top_left is not None:
+        top, left = call.crop_top_left
+        writer.child("crop_top_left").set(top=top, left=left)
+
+
+def _write_stage(writer: _Writer, stage: Stage) -> None:
+    """Write how one expert is conditioned."""
+    writer.set(
+        prompt=stage.prompt,
+        negative_prompt=stage.negative_prompt,
+        guidance_scale=stage.guidance_scale,
+        guidance_rescale=stage.guidance_rescale,
+        aesthetic_score=stage.aesthetic_score,
+        negative_aesthetic_score=stage.negative_aesthetic_score,
+    )
+    if stage.guidance_interval is not None:
+        start, end = stage.guidance_interval
+        writer.child("guidance_interval").set(start=start, end=end)
+
+
+def _write_source(writer: _Writer, source: Latents | ImageSource) -> None:
+    """Write what the refiner starts from."""
+    if isinstance(source, ImageSource):
+        writer.child("image").set(data=source.data, strength=source.strength)
+        return
+    latents = writer.child("latents")
+    data = np.ascontiguousarray(source.values, dtype="<f4").tobytes()
+    latents.set(data=data, sha256=hashlib.sha256(data).digest())
+    header = latents.child("header")
+    header.extend("shape", source.values.shape)
+    header.set(
+        family=source.family,
+        boundary=source.boundary,
+        num_steps=source.num_steps,
+        num_draws=source.num_draws,
+    )
