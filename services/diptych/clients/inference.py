@@ -8,7 +8,7 @@ the same pictures. Closing an iterator cancels its call.
 import contextlib
 import dataclasses
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Self, TypeVar
 
@@ -124,9 +124,9 @@ class InferenceClient:
 
     def _stream(
         self,
-        method: Any,
+        method: Callable[..., Any],
         request: Request,
-        timeout_s: float | None,  # noqa: ANN401 - a stub's
+        timeout_s: float | None,
     ) -> Iterator[Event]:
         """Yield the events of one call of ``method``; cancel it when the iterator is closed."""
         messages = method(request, **_options(self._config, request.request_id, timeout_s))
@@ -230,9 +230,9 @@ class AsyncInferenceClient:
 
     async def _stream(
         self,
-        method: Any,
+        method: Callable[..., Any],
         request: Request,
-        timeout_s: float | None,  # noqa: ANN401 - a stub's
+        timeout_s: float | None,
     ) -> AsyncGenerator[Event]:
         """Yield the events of one call of ``method``; cancel it when the iterator is closed."""
         messages = method(request, **_options(self._config, request.request_id, timeout_s))
