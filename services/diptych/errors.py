@@ -25,6 +25,7 @@ DiptychError
 ├── Cancelled
 │   └── RequestCancelled
 ├── Unavailable                the same request may succeed later
+│   ├── Starting               weights are still loading
 │   ├── Draining
 │   ├── PeerUnavailable
 │   ├── ServerUnreachable      nothing that speaks gRPC answers at an address
@@ -69,6 +70,7 @@ __all__ = [
     "ServerUnreachable",
     "SettingInvalid",
     "SourceUnavailable",
+    "Starting",
     "TokenRefused",
     "Unauthenticated",
     "Unavailable",
@@ -315,6 +317,16 @@ class RequestCancelled(Cancelled):
     def __init__(self, request_id: str) -> None:
         super().__init__(f"request {request_id} was cancelled")
         self.request_id = request_id
+
+
+class Starting(Unavailable):
+    """This server is loading its weights and will take calls soon."""
+
+    reason = "STARTING"
+
+    def __init__(self, retry_after_s: float = 1.0) -> None:
+        super().__init__(f"server is loading its weights; retry in {retry_after_s:.1f} s")
+        self.retry_after_s = retry_after_s
 
 
 class Draining(Unavailable):

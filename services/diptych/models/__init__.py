@@ -1,0 +1,1 @@
+"""Checkpoints of the SDXL family, from files to modules an engine can call."""

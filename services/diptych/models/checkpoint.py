@@ -1,0 +1,148 @@
+"""Checkpoints by the name a user gives: a folder, one file, a Hugging Face id or ``s3://``."""
+
+import logging
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    HFValidationError,
+    InferenceTimeoutError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from diptych.errors import CheckpointInvalid, ModelNotFound, PickleRefused, SourceUnavailable
+from diptych.models.folder import PICKLE_SUFFIXES, open_folder
+from diptych.models.parts import Checkpoint
+from diptych.models.single_file import CLIP_REPOSITORY, CLIP_REVISION, open_single_file
+from diptych.storage.mirror import mirror
+from diptych.storage.s3 import S3Config, S3Store
+
+__all__ = ["SourceConfig", "locate", "open_checkpoint"]
+
+_log = logging.getLogger(__name__)
+
+_HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?")
+_S3_URL = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]+)/(?P<prefix>.+)")
+_PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
+_HUB_PATTERNS = (
+    "model_index.json",
+    *(f"{part}/*.{suffix}" for part in _PARTS for suffix in ("json", "txt", "safetensors")),
+)
+_TRANSPORT_ERROR: type[Exception] = InferenceTimeoutError.__mro__[1]
+"""The HTTP library's own error; releases of the hub differ in which library that is."""
+_HUB_FP16_FILES = ("*.fp16.safetensors", "*.fp16-*.safetensors", "*.non_ema.safetensors")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceConfig:
+    """How sources outside this machine are reached and where their files are kept."""
+
+    cache_dir: Path
+    revision: str | None = None
+    """Branch, tag or commit of a Hugging Face id that carries none itself; None is ``main``."""
+    tokenizer_dir: Path | None = None
+    """Folder of a CLIP tokenizer for single files, which hold none; None fetches CLIP's own."""
+    hub_endpoint: str | None = None
+    s3: S3Config = field(default_factory=S3Config)
+
+
+def open_checkpoint(source: str, config: SourceConfig) -> Checkpoint:
+    """Return the checkpoint that ``source`` names, fetched where needed, with nothing loaded.
+
+    Raises:
+        ModelNotFound: nothing has that name.
+        SourceUnavailable: the hub or store does not answer.
+        CheckpointInvalid: what is there cannot be read safely; PickleRefused for pickles.
+    """
+    path = locate(source, config)
+    if path.is_dir():
+        return open_folder(path, source)
+    return open_single_file(path, source, tokenizer_dir=lambda: _clip_tokenizer(config))
+
+
+def locate(source: str, config: SourceConfig) -> Path:
+    """Return the local folder or ``.safetensors`` file of ``source``; the bytes are there.
+
+    Raises:
+        ModelNotFound: nothing has that name.
+        PickleRefused: the name is a pickle's.
+        SourceUnavailable: the hub or store does not answer.
+    """
+    if Path(source).suffix.lower() in PICKLE_SUFFIXES:
+        raise PickleRefused(source, Path(source).name)
+    if match := _S3_URL.fullmatch(source):
+        return _from_s3(source, match["bucket"], match["prefix"], config)
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_file():
+        if path.suffix != ".safetensors":
+            raise CheckpointInvalid(source, "is neither a folder nor a .safetensors file")
+        return path
+    if (match := _HUB_ID.fullmatch(source)) and path.suffix != ".safetensors":
+        revision = match["revision"] or config.revision or "main"
+        return _from_hub(match["id"], revision, config)
+    raise ModelNotFound(source)
+
+
+def _from_s3(source: str, bucket: str, prefix: str, config: SourceConfig) -> Path:
+    store = S3Store(bucket, config.s3)
+    is_file = prefix.endswith(".safetensors")
+    prefix = prefix if is_file else f"{prefix.rstrip('/')}/"
+    listed = [item for item in store.list_objects(prefix) if not item.key.endswith("/")]
+    if is_file:
+        listed = [item for item in listed if item.key == prefix]
+    if not listed:
+        raise ModelNotFound(source, "no object has that prefix")
+    wanted = [item for item in listed if Path(item.key).suffix in {".safetensors", ".json", ".txt"}]
+    with_weights = {Path(item.key).parent for item in wanted if item.key.endswith(".safetensors")}
+    for item in listed:
+        path = Path(item.key)
+        if path.suffix.lower() in PICKLE_SUFFIXES and path.parent not in with_weights:
+            raise PickleRefused(source, item.key.removeprefix(prefix))
+    folder = mirror(store, wanted, prefix=prefix, root=config.cache_dir / "s3" / bucket)
+    return folder / Path(prefix).name if is_file else folder
+
+
+def _from_hub(repository: str, revision: str, config: SourceConfig) -> Path:
+    """Return a repository's snapshot; fp16 files are fetched only where there are no others."""
+    folder = _snapshot(repository, revision, config, ignore=_HUB_FP16_FILES)
+    if any(not list((folder / part).glob("*.safetensors")) for part in ("unet", "vae")):
+        folder = _snapshot(repository, revision, config)
+    _log.info("hub model %s revision %s is commit %s", repository, revision, folder.name)
+    return folder
+
+
+def _clip_tokenizer(config: SourceConfig) -> Path:
+    if config.tokenizer_dir is not None:
+        return config.tokenizer_dir
+    patterns = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
+    return _snapshot(CLIP_REPOSITORY, CLIP_REVISION, config, allow=patterns)
+
+
+def _snapshot(
+    repository: str,
+    revision: str,
+    config: SourceConfig,
+    *,
+    allow: tuple[str, ...] = _HUB_PATTERNS,
+    ignore: tuple[str, ...] = (),
+) -> Path:
+    try:
+        folder = snapshot_download(
+            repository,
+            revision=revision,
+            cache_dir=config.cache_dir / "hub",
+            allow_patterns=list(allow),
+            ignore_patterns=list(ignore),
+            endpoint=config.hub_endpoint,
+        )
+    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
+        raise ModelNotFound(f"{repository}@{revision}", str(error).splitlines()[0]) from error
+    except (_TRANSPORT_ERROR, OSError) as error:
+        detail = f"cannot fetch {repository}@{revision}: {type(error).__name__}"
+        raise SourceUnavailable(config.hub_endpoint or "huggingface.co", detail) from error
+    return Path(folder)

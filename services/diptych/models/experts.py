@@ -1,0 +1,244 @@
+"""A base and a refiner that belong together, loaded from the names a user gives."""
+
+import logging
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from diptych.diffusion.schedule import NoiseSchedule
+from diptych.errors import CheckpointInvalid, ExpertsMismatch, FieldViolation, SettingInvalid
+from diptych.models.autoencoder import Autoencoder, load_autoencoder
+from diptych.models.checkpoint import SourceConfig, open_checkpoint
+from diptych.models.family import Family, detect_family
+from diptych.models.parts import Checkpoint, fingerprint_part
+from diptych.models.text_encoders import (
+    TextEncoder,
+    TextEncoders,
+    load_text_encoder,
+    load_vocabulary,
+)
+from diptych.models.unet import Unet, load_unet
+from diptych.storage.s3 import S3Config
+
+__all__ = ["Expert", "Experts", "LoadOptions", "load_experts"]
+
+_log = logging.getLogger(__name__)
+
+_TEXT_WINDOW = 77
+_SHARED_SCHEDULE = ("prediction_type", "num_train_timesteps")
+_SHARED_BETAS = ("rescale_betas_zero_snr", "beta_start", "beta_end", "beta_schedule")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadOptions:
+    """What may be said about checkpoints beyond their names."""
+
+    base_family: str | None = None
+    refiner_family: str | None = None
+    """Family by name instead of by detection; a checkpoint built otherwise is refused."""
+    base_revision: str | None = None
+    refiner_revision: str | None = None
+    tokenizer_dir: Path | None = None
+    hub_endpoint: str | None = None
+    s3: S3Config = field(default_factory=S3Config)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Expert:
+    """A UNet that owns an interval of timesteps, and everything needed to condition it."""
+
+    name: str
+    """``base`` or ``refiner``."""
+    source: str
+    family: Family
+    schedule: NoiseSchedule
+    unet: Unet
+    text: TextEncoders
+    vae: Autoencoder
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the UNet's configuration and weights."""
+        return self.unet.fingerprint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Experts:
+    """The experts one server hosts: both, or either."""
+
+    base: Expert | None
+    refiner: Expert | None
+
+    @property
+    def hosted(self) -> tuple[Expert, ...]:
+        """Those that are there, base first."""
+        return tuple(expert for expert in (self.base, self.refiner) if expert is not None)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Shared:
+    """Modules already loaded, by fingerprint; owned by one call of ``load_experts``."""
+
+    device: torch.device
+    dtype: torch.dtype
+    encoders: dict[str, TextEncoder] = field(default_factory=dict)
+    texts: dict[str, TextEncoders] = field(default_factory=dict)
+    vaes: dict[str, Autoencoder] = field(default_factory=dict)
+
+
+def load_experts(
+    base: str | None,
+    refiner: str | None,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    cache_dir: Path,
+    options: LoadOptions | None = None,
+) -> Experts:
+    """Return the experts that two sources name; either may be None.
+
+    A source is a folder in diffusers' layout, a ``.safetensors`` file in SDXL's original
+    layout, a Hugging Face id (``owner/name`` or ``owner/name@revision``) or
+    ``s3://bucket/prefix``. Text encoders and autoencoders with equal fingerprints are loaded once.
+
+    Raises:
+        ModelNotFound: a source names nothing.
+        SourceUnavailable: a hub or store does not answer.
+        CheckpointInvalid: files that cannot be read safely, or that do not fit each other.
+        ExpertsMismatch: the two cannot share a trajectory.
+        SettingInvalid: neither source is given, or an unknown family is.
+    """
+    options = options or LoadOptions()
+    if base is None and refiner is None:
+        description = "neither base nor refiner is given"
+        raise SettingInvalid([FieldViolation(field="base", description=description)])
+    shared = _Shared(device=torch.device(device), dtype=dtype)
+    wanted = (
+        ("base", base, options.base_revision, options.base_family),
+        ("refiner", refiner, options.refiner_revision, options.refiner_family),
+    )
+    opened: dict[str, tuple[Checkpoint, Family]] = {}
+    for name, source, revision, family in wanted:
+        if source is not None:
+            checkpoint = open_checkpoint(source, _source_config(options, cache_dir, revision))
+            opened[name] = (checkpoint, _family(checkpoint, family))
+    if len(opened) > 1:
+        _check_pair(opened["base"], opened["refiner"])
+    loaded = {name: _load(name, *opened[name], shared=shared) for name in opened}
+    return Experts(base=loaded.get("base"), refiner=loaded.get("refiner"))
+
+
+def _source_config(options: LoadOptions, cache_dir: Path, revision: str | None) -> SourceConfig:
+    return SourceConfig(
+        cache_dir=cache_dir,
+        revision=revision,
+        tokenizer_dir=options.tokenizer_dir,
+        hub_endpoint=options.hub_endpoint,
+        s3=options.s3,
+    )
+
+
+def _family(checkpoint: Checkpoint, override: str | None) -> Family:
+    parts = checkpoint.parts
+    family = detect_family(
+        checkpoint.source,
+        unet=parts["unet"].config,
+        text_encoder_2=parts["text_encoder_2"].config,
+        scheduler=checkpoint.scheduler,
+        has_text_encoder="text_encoder" in parts,
+        override=override,
+    )
+    stated = checkpoint.pipeline.get("requires_aesthetics_score")
+    if stated is not None and bool(stated) != family.requires_aesthetics_score:
+        problem = f"requires_aesthetics_score {stated} with {family.num_time_ids} time ids"
+        raise CheckpointInvalid(checkpoint.source, problem)
+    channels = parts["vae"].config.get("latent_channels")
+    if channels != family.latent_channels:
+        problem = f"UNet has {family.latent_channels} latent channels, VAE {channels}"
+        raise CheckpointInvalid(checkpoint.source, problem)
+    return family
+
+
+def _schedule(checkpoint: Checkpoint, family: Family) -> NoiseSchedule:
+    config: Mapping[str, object] = checkpoint.scheduler
+    if family.timestep_spacing is not None:
+        config = {**config, "timestep_spacing": family.timestep_spacing}
+    return NoiseSchedule.from_config(config, source=checkpoint.source)
+
+
+def _check_pair(base: tuple[Checkpoint, Family], refiner: tuple[Checkpoint, Family]) -> None:
+    """Check what two experts must share to hand latents over, before any weight is loaded.
+
+    Raises:
+        ExpertsMismatch: naming the first field in which they differ.
+    """
+    facts = [_pair_facts(*base), _pair_facts(*refiner)]
+    for name, value in facts[0].items():
+        if facts[1][name] != value:
+            raise ExpertsMismatch(field=name, base=value, refiner=facts[1][name])
+
+
+def _pair_facts(checkpoint: Checkpoint, family: Family) -> dict[str, object]:
+    schedule = _schedule(checkpoint, family)
+    vae = checkpoint.parts["vae"].config
+    facts: dict[str, object] = {"edm": schedule.edm}
+    facts |= {name: getattr(schedule, name) for name in _SHARED_SCHEDULE}
+    if schedule.edm is None:
+        facts |= {name: getattr(schedule, name) for name in _SHARED_BETAS}
+    facts["latent_channels"] = family.latent_channels
+    facts |= {name: vae.get(name) for name in ("scaling_factor", "latents_mean", "latents_std")}
+    return facts
+
+
+def _load(name: str, checkpoint: Checkpoint, family: Family, *, shared: _Shared) -> Expert:
+    parts = checkpoint.parts
+    with ThreadPoolExecutor(len(parts), thread_name_prefix="fingerprint") as pool:
+        prints = dict(zip(parts, pool.map(fingerprint_part, parts.values()), strict=True))
+    text = _load_text(checkpoint, prints, shared)
+    if text.hidden_dim != family.cross_attention_dim:
+        needed = family.cross_attention_dim
+        problem = f"text encoders give {text.hidden_dim} channels, UNet takes {needed}"
+        raise CheckpointInvalid(checkpoint.source, problem)
+    if prints["vae"] not in shared.vaes:
+        shared.vaes[prints["vae"]] = load_autoencoder(
+            parts["vae"], device=shared.device, dtype=shared.dtype, fingerprint=prints["vae"]
+        )
+    unet = load_unet(
+        parts["unet"], device=shared.device, dtype=shared.dtype, fingerprint=prints["unet"]
+    )
+    _log.info("loaded %s %s: family %s, %s", name, checkpoint.source, family.name, prints["unet"])
+    return Expert(
+        name=name,
+        source=checkpoint.source,
+        family=family,
+        schedule=_schedule(checkpoint, family),
+        unet=unet,
+        text=text,
+        vae=shared.vaes[prints["vae"]],
+    )
+
+
+def _load_text(checkpoint: Checkpoint, prints: Mapping[str, str], shared: _Shared) -> TextEncoders:
+    encoders: list[TextEncoder] = []
+    for part_name in ("text_encoder", "text_encoder_2"):
+        if part_name in checkpoint.parts:
+            part = checkpoint.parts[part_name]
+            files = checkpoint.tokenizers[part_name]
+            vocabulary = load_vocabulary(files, checkpoint.source, window=_window(part.config))
+            key = f"{prints[part_name]}+{vocabulary.fingerprint}"
+            if key not in shared.encoders:
+                shared.encoders[key] = load_text_encoder(
+                    part, vocabulary, device=shared.device, dtype=shared.dtype, fingerprint=key
+                )
+            encoders.append(shared.encoders[key])
+    zeros = bool(checkpoint.pipeline.get("force_zeros_for_empty_prompt", True))
+    text = TextEncoders(encoders, zeros_for_none=zeros)
+    return shared.texts.setdefault(text.fingerprint, text)
+
+
+def _window(config: Mapping[str, object]) -> int:
+    window = config.get("max_position_embeddings", _TEXT_WINDOW)
+    return window if isinstance(window, int) else _TEXT_WINDOW

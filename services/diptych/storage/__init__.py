@@ -1,0 +1,1 @@
+"""Objects in a bucket, and folders on this machine that mirror them."""
