@@ -1,0 +1,156 @@
+"""From the prompts of many requests to what each expert is told, in as few calls as possible."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diptych.errors import DiptychError, PromptTooLong
+from diptych.inference.routing import stages_of
+from diptych.inference.trajectory import Expert, ImageRequest, StageSettings
+from diptych.models.experts import Expert as LoadedExpert
+from diptych.models.text_encoders import PromptEmbeds, PromptRow, TextEncoders
+
+__all__ = ["Conditions", "RequestConditions", "encode_requests", "gather_conditions"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Conditions:
+    """What one expert is told, row by row; of a whole batch, or of one image.
+
+    Of an image, row 0 is with the prompt; row 1, with the negative one, is there if guidance is.
+    """
+
+    hidden: Tensor
+    """[R, T, D]"""
+    pooled: Tensor
+    """[R, P]"""
+    time_ids: Tensor
+    """[R, 5 or 6] float32"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RequestConditions:
+    """What each expert is told about every image of one request."""
+
+    by_expert: Mapping[Expert, Conditions]
+
+    @property
+    def text_lengths(self) -> Mapping[Expert, int]:
+        """Return the number of text tokens each expert attends to."""
+        return {expert: found.hidden.shape[1] for expert, found in self.by_expert.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Stage:
+    """One expert's texts in one request: the prompt and, with guidance, the negative one."""
+
+    request: int
+    expert: Expert
+    settings: StageSettings
+    rows: tuple[PromptRow, ...]
+
+
+@torch.inference_mode()
+def encode_requests(
+    requests: Sequence[ImageRequest], experts: Mapping[Expert, LoadedExpert]
+) -> list[RequestConditions | DiptychError]:
+    """Return the conditions of each request, or why it has none.
+
+    Stages that share their text encoders are encoded in one call, which computes equal texts
+    once.
+    """
+    stages: list[_Stage] = []
+    errors: dict[int, DiptychError] = {}
+    for index, request in enumerate(requests):
+        try:
+            stages += [
+                _plan_stage(request, index, expert, experts[expert].text)
+                for expert in stages_of(request)
+            ]
+        except PromptTooLong as error:
+            errors[index] = error
+    stages = [stage for stage in stages if stage.request not in errors]
+    found: list[dict[Expert, Conditions]] = [{} for _ in requests]
+    for text in {id(expert.text): expert.text for expert in experts.values()}.values():
+        served = [stage for stage in stages if experts[stage.expert].text is text]
+        embeds = iter(
+            text.encode([row for stage in served for row in stage.rows]) if served else ()
+        )
+        for stage in served:
+            own = [next(embeds) for _ in stage.rows]
+            request = requests[stage.request]
+            time_ids = _time_ids(request, stage, experts[stage.expert])
+            found[stage.request][stage.expert] = _stack(own, time_ids)
+    return [
+        errors.get(index) or RequestConditions(by_expert=found[index])
+        for index in range(len(requests))
+    ]
+
+
+def gather_conditions(images: Sequence[Conditions], guided: Sequence[int]) -> Conditions:
+    """Return the rows of a tick: every image with its prompt, then ``guided`` ones without."""
+    rows = [(image, 0) for image in images] + [(images[index], 1) for index in guided]
+    return Conditions(
+        hidden=torch.stack([image.hidden[row] for image, row in rows]),
+        pooled=torch.stack([image.pooled[row] for image, row in rows]),
+        time_ids=torch.stack([image.time_ids[row] for image, row in rows]),
+    )
+
+
+def _plan_stage(request: ImageRequest, index: int, expert: Expert, text: TextEncoders) -> _Stage:
+    """Return a stage whose texts fill the same number of windows.
+
+    Raises:
+        PromptTooLong: A text is too long and the request says not to cut it.
+    """
+    settings = stages_of(request)[expert]
+    texts = [("prompt", settings.prompt)]
+    if settings.guidance_scale > 1.0:
+        texts.append(("negative_prompt", settings.negative_prompt))
+    rows = [
+        PromptRow(text=value, field=f"{expert}.{name}", long_prompt=request.long_prompt.value)
+        for name, value in texts
+    ]
+    num_windows = max(text.num_windows(row) for row in rows)
+    return _Stage(
+        request=index,
+        expert=expert,
+        settings=settings,
+        rows=tuple(
+            PromptRow(
+                text=row.text,
+                field=row.field,
+                long_prompt=row.long_prompt,
+                min_windows=num_windows,
+            )
+            for row in rows
+        ),
+    )
+
+
+def _time_ids(
+    request: ImageRequest, stage: _Stage, expert: LoadedExpert
+) -> list[tuple[float, ...]]:
+    """Return the micro-conditions of a stage's rows; only the aesthetic score tells them apart."""
+    size = (request.height, request.width)
+    scores = (stage.settings.aesthetic_score, stage.settings.negative_aesthetic_score)
+    return [
+        expert.family.time_ids(
+            original_size=request.original_size or size,
+            crop_top_left=request.crop_top_left,
+            target_size=request.target_size or size,
+            aesthetic_score=score,
+        )
+        for score in scores[: len(stage.rows)]
+    ]
+
+
+def _stack(embeds: Sequence[PromptEmbeds], time_ids: list[tuple[float, ...]]) -> Conditions:
+    hidden = torch.cat([row.hidden for row in embeds])
+    return Conditions(
+        hidden=hidden,
+        pooled=torch.cat([row.pooled for row in embeds]),
+        time_ids=torch.tensor(time_ids, dtype=torch.float32, device=hidden.device),
+    )

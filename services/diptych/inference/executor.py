@@ -1,0 +1,187 @@
+"""The device's side of a tick: one UNet forward over unlike rows, then each row's own step."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diptych.diffusion.guidance import combine
+from diptych.diffusion.noise import RowNoise
+from diptych.diffusion.ragged import advance, estimate_denoised
+from diptych.errors import DiptychError, OutOfDeviceMemory
+from diptych.inference.conditions import (
+    Conditions,
+    RequestConditions,
+    encode_requests,
+    gather_conditions,
+)
+from diptych.inference.pictures import read_picture
+from diptych.inference.ports import Conditioning, Finished, Measurement, Placement, Row
+from diptych.inference.route import Route
+from diptych.inference.routing import (
+    ACTIVE,
+    C_IN,
+    DENOISED,
+    MATRIX,
+    RESCALE,
+    SCALE,
+    TIMESTEP,
+    make_route,
+)
+from diptych.inference.slots import Slot, gather_noise, gather_state
+from diptych.inference.trajectory import Expert, ImageInput, ImageRequest, LatentsInput
+from diptych.models.autoencoder import pixels_from_images
+from diptych.models.experts import Experts
+
+__all__ = ["DeviceExecutor"]
+
+_NUM_STATES: Final = 4
+_REMEMBERED_BATCHES: Final = 8
+
+
+class DeviceExecutor:
+    """Owns the state of running images on one device; implements ``ports.Executor``.
+
+    Everything but ``route`` is called from the engine's thread alone.
+    """
+
+    def __init__(self, experts: Experts) -> None:
+        self._experts = {Expert(expert.name): expert for expert in experts.hosted}
+        self._schedules = {name: expert.schedule for name, expert in self._experts.items()}
+        first = experts.hosted[0]
+        self._vae = first.vae
+        self._device = first.unet.device
+        self._slots: dict[int, Slot] = {}
+        self._batches: OrderedDict[tuple[object, ...], Conditions] = OrderedDict()
+
+    def route(self, request: ImageRequest) -> Route:
+        """Check ``request`` and return its route."""
+        return make_route(request, self._schedules)
+
+    def warm_up(self) -> Sequence[Measurement]:
+        """Run what ticks will need once."""
+        return []
+
+    def encode(self, requests: Sequence[ImageRequest]) -> Sequence[Conditioning | DiptychError]:
+        """Return the embeddings of each request, or why it has none."""
+        return encode_requests(requests, self._experts)
+
+    @torch.inference_mode()
+    def place(self, placement: Placement) -> None:
+        """Fill a slot with an image's first latents and zero solver memory."""
+        assert isinstance(placement.conditioning, RequestConditions)
+        noise = RowNoise(placement.request.seed + placement.index)
+        latents = self._first_latents(placement, noise).to(self._device)
+        state = torch.zeros(1, _NUM_STATES, *latents.shape, device=self._device)
+        state[0, 0] = latents
+        self._slots[placement.slot] = Slot(
+            route=placement.route,
+            conditions=placement.conditioning.by_expert,
+            noise=noise,
+            batch=state,
+        )
+
+    @torch.inference_mode()
+    def run(self, expert: Expert, rows: Sequence[Row]) -> Sequence[object | None]:
+        """Advance every row by one evaluation, or none of them."""
+        slots = [self._slots[row.slot] for row in rows]
+        positions = [row.position for row in rows]
+        try:
+            state = gather_state(slots)
+            lines = [s.route.coefficients[at] for s, at in zip(slots, positions, strict=True)]
+            table = torch.from_numpy(np.stack(lines)).to(self._device, non_blocking=True)
+            guided = [row for row, line in enumerate(lines) if line[ACTIVE]]
+            output = self._predict(expert, slots, state=state[:, 0], table=table, guided=guided)
+            noise = gather_noise(slots, positions)
+            batch = advance(state, output, noise, table[:, MATRIX].unflatten(1, (4, 6)))
+            denoised = self._denoised(rows, state, output, table)
+        except torch.OutOfMemoryError as error:
+            height, width = (8 * side for side in slots[0].latents.shape[-2:])
+            raise OutOfDeviceMemory(width=width, height=height) from error
+        for index, slot in enumerate(slots):
+            slot.commit(batch, index)
+        return denoised
+
+    def take(self, slot: int) -> Finished:
+        """Empty ``slot`` and return its latents, [C, h, w] float32."""
+        left = self._slots.pop(slot)
+        return Finished(latents=left.latents.clone(), draws=left.noise.draws)
+
+    def release(self, slot: int) -> None:
+        """Empty ``slot``; an empty one is ignored."""
+        self._slots.pop(slot, None)
+
+    def _predict(
+        self,
+        expert: Expert,
+        slots: Sequence[Slot],
+        *,
+        state: Tensor,
+        table: Tensor,
+        guided: Sequence[int],
+    ) -> Tensor:
+        """Return the guided prediction of every row [B, C, h, w] by one UNet forward."""
+        num_images = len(slots)
+        conditions = self._conditions([slot.conditions[expert] for slot in slots], guided)
+        x = state * table[:, C_IN].view(-1, 1, 1, 1)
+        timestep = table[:, TIMESTEP]
+        if guided:
+            index = torch.tensor([*range(num_images), *guided], device=self._device)
+            x, timestep = x[index], timestep[index]
+        output = self._experts[expert].unet.predict(
+            x,
+            timestep,
+            hidden=conditions.hidden,
+            pooled=conditions.pooled,
+            time_ids=conditions.time_ids,
+        )
+        if not guided:
+            return output
+        uncond = output[num_images:]
+        if len(guided) < num_images:
+            uncond = output[:num_images].index_copy(0, index[num_images:], uncond)
+        active = table[:, ACTIVE] > 0
+        return combine(output[:num_images], uncond, table[:, SCALE], table[:, RESCALE], active)
+
+    def _conditions(self, images: Sequence[Conditions], guided: Sequence[int]) -> Conditions:
+        """Return what the UNet's rows are told; remembered while the same rows come again."""
+        key = (*images, *guided)
+        if key not in self._batches:
+            self._batches[key] = gather_conditions(images, guided)
+            if len(self._batches) > _REMEMBERED_BATCHES:
+                self._batches.popitem(last=False)
+        self._batches.move_to_end(key)
+        return self._batches[key]
+
+    @staticmethod
+    def _denoised(
+        rows: Sequence[Row], state: Tensor, output: Tensor, table: Tensor
+    ) -> list[Tensor | None]:
+        """Return the estimate of x0 [C, h, w] for rows that want one."""
+        wanted = [index for index, row in enumerate(rows) if row.preview]
+        if not wanted:
+            return [None] * len(rows)
+        estimate = estimate_denoised(state[wanted], output[wanted], table[wanted, DENOISED])
+        found = dict(zip(wanted, estimate, strict=True))
+        return [found.get(index) for index in range(len(rows))]
+
+    def _first_latents(self, placement: Placement, noise: RowNoise) -> Tensor:
+        """Return x before the first evaluation, [C, h, w] float32.
+
+        The order of draws is diffusers': the posterior of a picture, then the noise on it.
+        """
+        request, (signal, sigma) = placement.request, placement.route.start
+        shape = (self._vae.latent_channels, request.height // 8, request.width // 8)
+        source = request.source
+        if isinstance(source, LatentsInput):
+            noise.skip(request.skip_draws, shape)
+            return torch.from_numpy(source.latents[placement.index]).float()
+        if not isinstance(source, ImageInput):
+            return sigma * noise.draw(shape)
+        picture = read_picture(source.data, request.width, request.height)
+        posterior = noise.draw(shape)[None]
+        latents = self._vae.encode(pixels_from_images(picture[None]), posterior)[0]
+        return signal * latents + sigma * noise.draw(shape).to(latents.device)
