@@ -1,0 +1,1 @@
+"""Each solver as the sequence of evaluations it makes, written on symbols."""
