@@ -31,6 +31,7 @@ __all__ = [
     "Solver",
     "Steps",
     "Timeout",
+    "TokenFile",
     "parse_size",
 ]
 
@@ -133,6 +134,16 @@ Timeout = Annotated[
     float | None,
     typer.Option(
         "--timeout", help="Seconds the whole call may take.", min=0.001, rich_help_panel=_WHERE
+    ),
+]
+TokenFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--token-file",
+        help="File that holds the token the server asks for.",
+        exists=True,
+        dir_okay=False,
+        rich_help_panel=_WHERE,
     ),
 ]
 BaseModelOption = Annotated[

@@ -65,6 +65,15 @@ class Report:
             disable=self.as_json,
         )
 
+    @contextmanager
+    def waiting(self, text: str) -> Iterator[None]:
+        """Show a spinner while something of unknown length goes on."""
+        if self.as_json:
+            yield
+        else:
+            with self.err.status(text):
+                yield
+
     def fail(self, error: DiptychError, flags: Mapping[str, str]) -> None:
         """Print ``error`` as one line, or as one JSON object, naming flags rather than fields."""
         if self.as_json:

@@ -1,0 +1,57 @@
+"""The ``diptych`` command: its commands, and what stands above them."""
+
+from typing import Annotated
+
+import typer
+
+from diptych import __version__
+from diptych.cli import bench, models, nano, serve
+from diptych.cli.demo import demo
+from diptych.cli.generate import generate
+from diptych.cli.refine import refine
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="diptych",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        typer.echo(f"diptych {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def diptych(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Two networks, one picture: SDXL-family pictures by a base expert and a refiner."""
+    del version
+
+
+_PAINT, _SERVE, _MODELS = "Paint", "Serve", "Models and measurements"
+app.command("generate", rich_help_panel=_PAINT)(generate)
+app.command("refine", rich_help_panel=_PAINT)(refine)
+app.command("demo", rich_help_panel=_PAINT)(demo)
+app.command("up", rich_help_panel=_SERVE)(serve.up)
+app.add_typer(serve.app, name="serve", rich_help_panel=_SERVE)
+app.add_typer(models.app, name="models", rich_help_panel=_MODELS)
+app.add_typer(nano.app, name="nano", rich_help_panel=_MODELS)
+app.add_typer(bench.app, name="bench", rich_help_panel=_MODELS)
+
+
+def main() -> None:
+    """Run the command that ``sys.argv`` names."""
+    app()

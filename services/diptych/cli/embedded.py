@@ -1,0 +1,86 @@
+"""Where a command's calls go: a server that runs already, or one inside this process.
+
+There is one path: the embedded server is the real service on a free loopback port.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+from diptych.cli.report import Report
+from diptych.clients.inference import ClientConfig, InferenceClient
+from diptych.errors import ExtraMissing, FieldViolation, InvalidRequest
+from diptych.inference.settings import Settings, load_settings
+from diptych.rpc.channel import ChannelConfig
+
+__all__ = ["connect", "embedded_settings", "need_extra"]
+
+NEEDED: Final = ("torch", "diffusers", "transformers")
+READY_TIMEOUT_S: Final = 900.0
+"""Loading and warming a large checkpoint takes minutes."""
+
+
+@contextmanager
+def connect(
+    report: Report,
+    server: str | None,
+    *,
+    base: str | None = None,
+    refiner: str | None = None,
+    token_file: Path | None = None,
+) -> Iterator[InferenceClient]:
+    """Give a client of ``server``, or of one that is embedded here for as long as this lasts.
+
+    Raises:
+        InvalidRequest: Models are named for a server that has its own.
+        ExtraMissing: There is nothing to embed.
+    """
+    if server is not None:
+        if base is not None or refiner is not None:
+            raise InvalidRequest(
+                [FieldViolation(field="--server", description="it has its own --base, --refiner")]
+            )
+        token = token_file.read_text().strip() if token_file else None
+        with InferenceClient(
+            ClientConfig(channel=ChannelConfig(address=server), token=token)
+        ) as client:
+            yield client
+        return
+    need_extra("the embedded engine")
+    from diptych.inference.server import BackgroundServer
+
+    with report.waiting("loading the experts"):
+        running = BackgroundServer(embedded_settings(base=base, refiner=refiner))
+        running.start(timeout_s=READY_TIMEOUT_S)
+    try:
+        with InferenceClient(
+            ClientConfig(channel=ChannelConfig(address=running.address))
+        ) as client:
+            yield client
+    finally:
+        running.stop()
+
+
+def embedded_settings(*, base: str | None, refiner: str | None) -> Settings:
+    """Return the process's settings, on free loopback ports and without metrics."""
+    own: dict[str, object] = {
+        "host": "127.0.0.1",
+        "port": 0,
+        "health_port": None,
+        "metrics_port": None,
+        "auth_tokens_file": None,
+    }
+    own |= {name: value for name, value in (("base", base), ("refiner", refiner)) if value}
+    return load_settings(arguments={"log_level": "warning", "inference": own})
+
+
+def need_extra(purpose: str) -> None:
+    """Check that the part of the package which runs networks is installed.
+
+    Raises:
+        ExtraMissing: It is not.
+    """
+    if any(find_spec(name) is None for name in NEEDED):
+        raise ExtraMissing(extra="inference", needed_for=purpose)
