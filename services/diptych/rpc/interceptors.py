@@ -14,7 +14,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Protocol, TypeAlias, cast
 
 import grpc
 from typing_extensions import override
@@ -35,9 +35,9 @@ OURS: Final = "/diptych."
 
 _log = logging.getLogger(__name__)
 
-Context = grpc.aio.ServicerContext[Any, Any]
-Handler = grpc.RpcMethodHandler[Any, Any]
-Around = Callable[[Context], AbstractAsyncContextManager[None]]
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Around: TypeAlias = Callable[["Context"], AbstractAsyncContextManager[None]]
 
 
 class OnCall(Protocol):
@@ -71,7 +71,7 @@ class _Outcome:
     reason: str | None = None
 
 
-class CallInterceptor(grpc.aio.ServerInterceptor[Any, Any]):
+class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # not at runtime
     """Wraps every asyncio handler of a ``diptych`` service, which just raises ``DiptychError``."""
 
     def __init__(

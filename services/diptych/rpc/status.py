@@ -101,10 +101,9 @@ def from_status(status: status_pb2.Status) -> DiptychError:
     if error is None:
         error = _FALLBACKS.get(_code_name(status.code), errors.Internal)()
         error.reason = info.reason or error.reason
+        error.violations = violations
+        error.retry_after_s = retry.retry_delay.ToNanoseconds() / 1e9 if has_retry else None
     error.args = (status.message,)
-    error.violations = violations
-    if has_retry:
-        error.retry_after_s = retry.retry_delay.ToNanoseconds() / 1e9
     return error
 
 

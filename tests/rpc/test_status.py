@@ -1,0 +1,175 @@
+"""Every error crosses the wire and comes out as itself."""
+
+import grpc
+import pytest
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diptych import errors
+from diptych.errors import DiptychError, FieldViolation
+from diptych.rpc.status import from_rpc_error, from_status, to_status, trailing_metadata
+from diptych.v1 import inference_pb2 as pb
+from diptych.v1 import inference_pb2_grpc as pb_grpc
+
+VIOLATIONS = [
+    FieldViolation(field="width", description="100 is not a multiple of 8"),
+    FieldViolation(field="base.guidance_scale", description="nan is not finite"),
+]
+EXAMPLES: list[DiptychError] = [
+    errors.InvalidRequest(VIOLATIONS),
+    errors.PromptTooLong(field="base.prompt", num_tokens=99, limit=75, cut_text="and a pear"),
+    errors.CheckpointInvalid("model", "no config"),
+    errors.PickleRefused("model", "unet.bin"),
+    errors.SettingInvalid(VIOLATIONS),
+    errors.TokenRefused("none"),
+    errors.ExpertsMismatch(field="latent_channels", base=4, refiner=16),
+    errors.ExpertMissing("refiner"),
+    errors.ExtraMissing(extra="inference", needed_for="serve"),
+    errors.ModelNotFound("sdxl"),
+    errors.ObjectNotFound("s3://bucket/key"),
+    errors.QueueFull(waiting=64, limit=64, retry_after_s=2.25),
+    errors.OutOfDeviceMemory(width=4096, height=2048),
+    errors.DeadlinePassed(request_id="r", late_s=0.5),
+    errors.DeadlineUnreachable(predicted_s=12.5, remaining_s=3.25),
+    errors.RequestCancelled("r"),
+    errors.Draining(0.5),
+    errors.Starting(0.5),
+    errors.PeerUnavailable(address="peer:1", detail="refused"),
+    errors.SourceUnavailable("hub", "timed out"),
+    errors.ServerUnreachable(address="server:1", detail="refused"),
+    errors.EngineFault("a row failed"),
+    errors.ResponseCorrupt("digest"),
+]
+EACH = pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: error.reason)
+WIDE = 4096 * "\N{SNOWMAN}"
+
+
+def leaves(parent: type[DiptychError]) -> set[type[DiptychError]]:
+    own = {parent} if "reason" in vars(parent) and parent is not DiptychError else set()
+    return own.union(*(leaves(child) for child in parent.__subclasses__()))
+
+
+def seen(error: DiptychError) -> tuple[object, ...]:
+    """Return all of ``error`` that a program can see."""
+    return type(error), str(error), vars(error).keys(), error.violations, error.retry_after_s
+
+
+async def crossed(stub: pb_grpc.InferenceServiceStub, *, seed: int) -> DiptychError:
+    """Return what a Generate that fails becomes on this side."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await anext(aiter(stub.Generate(pb.GenerateRequest(seed=seed))))
+    return from_rpc_error(caught.value, address="here", request_id="r")
+
+
+def test_examples_are_all_the_errors_there_are() -> None:
+    assert {type(error) for error in EXAMPLES} == leaves(DiptychError)
+
+
+@EACH
+def test_error_comes_back_as_itself(error: DiptychError) -> None:
+    assert seen(from_status(to_status(error))) == seen(error)
+
+
+async def test_every_error_crosses_a_real_server(serve, connect) -> None:
+    async def fail(request, context):
+        raise EXAMPLES[request.seed]
+        yield
+
+    server = await serve(fail)
+    stub = pb_grpc.InferenceServiceStub(await connect(server.port))
+    found = [await crossed(stub, seed=index) for index in range(len(EXAMPLES))]
+    assert [seen(error) for error in found] == [seen(error) for error in EXAMPLES]
+
+
+def test_typed_fields_come_back_typed() -> None:
+    found = from_status(to_status(errors.QueueFull(waiting=3, limit=2, retry_after_s=0.25)))
+    assert isinstance(found, errors.QueueFull)
+    assert (found.waiting, found.limit, found.retry_after_s) == (3, 2, 0.25)
+
+
+def test_retryable_error_tells_grpc_when_to_retry() -> None:
+    assert ("grpc-retry-pushback-ms", "2250") in trailing_metadata(
+        errors.QueueFull(waiting=1, limit=1, retry_after_s=2.25)
+    )
+
+
+def test_lasting_error_tells_grpc_nothing_about_retries() -> None:
+    assert [key for key, _ in trailing_metadata(errors.ExpertMissing("base"))] == [
+        "grpc-status-details-bin"
+    ]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.PromptTooLong(field="base.prompt", num_tokens=9, limit=1, cut_text=WIDE),
+        errors.InvalidRequest([FieldViolation(field="f", description=WIDE)] * 500),
+        errors.EngineFault(WIDE),
+    ],
+    ids=lambda error: error.reason,
+)
+async def test_long_texts_do_not_outgrow_the_trailers(error, serve, connect) -> None:
+    async def fail(request, context):
+        raise error
+        yield
+
+    server = await serve(fail)
+    stub = pb_grpc.InferenceServiceStub(await connect(server.port))
+    assert type(await crossed(stub, seed=0)) is type(error)
+
+
+def test_violations_that_do_not_fit_are_counted() -> None:
+    error = errors.InvalidRequest([FieldViolation(field="f", description="d" * 500)] * 100)
+    assert from_status(to_status(error)).violations[-1].description.startswith("and 9")
+
+
+@given(st.text(max_size=600))
+def test_any_text_becomes_a_status_of_bounded_size(text: str) -> None:
+    assert to_status(errors.EngineFault(text)).ByteSize() < 2048
+
+
+def test_text_that_is_not_unicode_still_arrives() -> None:
+    assert "bad ?" in str(from_status(to_status(errors.EngineFault("bad \udcff"))))
+
+
+def test_unknown_reason_falls_back_to_the_class_of_its_code() -> None:
+    status = status_pb2.Status(code=code_pb2.RESOURCE_EXHAUSTED, message="later")
+    info = error_details_pb2.ErrorInfo(reason="FROM_THE_FUTURE", domain="diptych")
+    status.details.add().Pack(info)
+    found = from_status(status)
+    assert (type(found), found.reason) == (errors.ResourceExhausted, "FROM_THE_FUTURE")
+
+
+def test_known_reason_without_its_fields_falls_back_to_the_class_of_its_code() -> None:
+    status = status_pb2.Status(code=code_pb2.RESOURCE_EXHAUSTED, message="later")
+    status.details.add().Pack(error_details_pb2.ErrorInfo(reason="QUEUE_FULL", domain="diptych"))
+    found = from_status(status)
+    assert (type(found), found.reason) == (errors.ResourceExhausted, "QUEUE_FULL")
+
+
+def test_reason_of_another_domain_is_not_taken_for_ours() -> None:
+    status = status_pb2.Status(code=code_pb2.UNAVAILABLE, message="m")
+    status.details.add().Pack(error_details_pb2.ErrorInfo(reason="DRAINING", domain="elsewhere"))
+    assert type(from_status(status)) is errors.Unavailable
+
+
+def test_code_that_does_not_exist_is_internal() -> None:
+    assert type(from_status(status_pb2.Status(code=99))) is errors.Internal
+
+
+async def test_any_client_can_read_the_status(serve, connect) -> None:
+    async def fail(request, context):
+        raise errors.InvalidRequest(VIOLATIONS)
+        yield
+
+    server = await serve(fail)
+    call = pb_grpc.InferenceServiceStub(await connect(server.port)).Generate(pb.GenerateRequest())
+    with pytest.raises(grpc.aio.AioRpcError):
+        await anext(aiter(call))
+    status = await rpc_status.aio.from_call(call)
+    assert [detail.TypeName() for detail in status.details] == [
+        "google.rpc.ErrorInfo",
+        "google.rpc.BadRequest",
+    ]
