@@ -29,7 +29,8 @@ def refused(config: Path | None = None, arguments: dict[str, object] | None = No
 
 def test_defaults_are_loopback_and_the_embedded_pair() -> None:
     settings = load_settings().inference
-    assert (settings.host, settings.base, settings.refiner) == ("127.0.0.1", "nano", "nano")
+    sources = (settings.base, settings.refiner_source())
+    assert (settings.host, *sources) == ("127.0.0.1", "nano", "nano")
 
 
 def test_home_is_a_folder_here_unless_set() -> None:
@@ -89,7 +90,7 @@ def test_unknown_key_of_the_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_every_violation_is_named() -> None:
-    bad = {"inference": {"port": 70000, "max_rows": 0}, "log_level": "loud"}
+    bad: dict[str, object] = {"inference": {"port": 70000, "max_rows": 0}, "log_level": "loud"}
     assert sorted(refused(arguments=bad)) == ["inference.max_rows", "inference.port", "log_level"]
 
 
@@ -117,3 +118,30 @@ def test_constructor_reads_no_environment(monkeypatch: pytest.MonkeyPatch) -> No
 def test_limits_follow_the_settings() -> None:
     settings = load_settings(arguments={"inference": {"max_side": 512}})
     assert settings.inference.limits().max_side == 512
+
+
+@pytest.mark.parametrize(
+    ("own", "source"),
+    [
+        ({}, "nano"),
+        ({"base": "models/sdxl"}, None),
+        ({"refiner_peer": "10.0.0.1:50051"}, None),
+        ({"refiner": None}, None),
+        ({"base": None, "refiner": "models/refiner"}, "models/refiner"),
+    ],
+)
+def test_refiner_follows_the_base_unless_it_is_named(
+    own: dict[str, object], source: str | None
+) -> None:
+    assert load_settings(arguments={"inference": own}).inference.refiner_source() == source
+
+
+def test_refiner_here_and_at_a_peer_exclude_each_other() -> None:
+    own = {"refiner": "nano", "refiner_peer": "10.0.0.1:50051"}
+    arguments: dict[str, object] = {"inference": own}
+    assert refused(arguments=arguments) == ["inference"]
+
+
+def test_token_is_not_shown() -> None:
+    settings = load_settings(arguments={"inference": {"refiner_peer_token": "secret"}})
+    assert "secret" not in repr(settings)

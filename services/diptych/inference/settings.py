@@ -11,10 +11,10 @@ that name; a pod needs ``enableServiceLinks: false``.
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -51,17 +51,34 @@ class InferenceSettings(BaseModel):
     """A second, plaintext gRPC port with health alone; None serves health on ``port`` only."""
     base: str | None = "nano"
     """Model source of the base expert; ``none`` hosts no base."""
-    refiner: str | None = "nano"
-    """Model source of the refiner expert; ``none`` hosts no refiner."""
+    refiner: str | None = "auto"
+    """Model source of the refiner expert; ``none`` hosts no refiner, ``auto`` the one of the
+    embedded pair beside its base and else none."""
     refiner_peer: str | None = None
     """HOST:PORT of a server that hosts the refiner, when this one does not."""
+    refiner_peer_token: SecretStr | None = None
+    """Bearer token for the peer."""
+    base_family: str | None = None
+    """Family of the base by name, where its checkpoint does not tell."""
+    refiner_family: str | None = None
+    base_revision: str | None = None
+    """Revision of a hub model; the newest by default, and logged."""
+    refiner_revision: str | None = None
+    tokenizer_dir: Path | None = None
+    """Folder with tokenizers for single-file checkpoints, which have none."""
+    hub_endpoint: str | None = None
+    s3_endpoint: str | None = None
+    """S3 other than AWS; credentials come from the usual ``AWS_*`` variables."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N (ROCm answers to cuda too)."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    max_rows: Count = 16
-    """Images that one tick may advance together."""
+    """auto is float32 on a CPU, bfloat16 on a device that has it."""
+    num_slots: Count = 32
+    """Images that run at the same time."""
+    max_rows: Annotated[int, Field(ge=2)] = 32
+    """UNet rows of one tick; a guided image takes two."""
     max_waiting: Count = 256
-    """Requests that may wait; one more is refused with RESOURCE_EXHAUSTED."""
+    """Images that may wait for a slot; a request beyond is refused with RESOURCE_EXHAUSTED."""
     max_side: Annotated[int, Field(ge=Limits().min_side)] = Limits().max_side
     max_pixels: Count = Limits().max_pixels
     max_steps: Count = Limits().max_steps
@@ -71,9 +88,21 @@ class InferenceSettings(BaseModel):
         Limits().max_inline_bytes
     )
     auth_tokens_file: Path | None = None
-    """Lines of ``TOKEN TENANT``; None lets every caller in as the default tenant."""
+    """Lines of a tenant and the SHA-256 of its token; None lets every caller in."""
     grace_s: Annotated[float, Field(ge=0.0, le=3600.0)] = 30.0
     """After SIGTERM, how long running requests may take to finish."""
+
+    @model_validator(mode="after")
+    def _one_refiner(self) -> Self:
+        if self.refiner_peer is not None and self.refiner not in {None, "auto"}:
+            raise ValueError("refiner and refiner_peer exclude each other")
+        return self
+
+    def refiner_source(self) -> str | None:
+        """Return the model source of the refiner to host here, None for none."""
+        if self.refiner != "auto":
+            return self.refiner
+        return "nano" if self.base == "nano" and self.refiner_peer is None else None
 
     def limits(self) -> Limits:
         """Return the bounds on one request."""

@@ -1,0 +1,183 @@
+"""From settings to an engine: where experts, executor and decoder are put together."""
+
+import logging
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final
+
+import torch
+
+from diptych.diffusion import SOLVERS
+from diptych.diffusion.schedule import SPACINGS
+from diptych.errors import FieldViolation, SettingInvalid
+from diptych.inference.decoder import DeviceDecoder
+from diptych.inference.engine import Engine, EngineConfig
+from diptych.inference.executor import DeviceExecutor
+from diptych.inference.hosted import Hosted, HostedExpert
+from diptych.inference.limits import Limits
+from diptych.inference.ports import Observer
+from diptych.inference.server import Loaded
+from diptych.inference.settings import InferenceSettings, Settings
+from diptych.inference.trajectory import Expert
+from diptych.models.experts import Expert as LoadedExpert
+from diptych.models.experts import Experts, LoadOptions, load_experts
+from diptych.nano.pair import expert_path
+from diptych.storage.s3 import S3Config
+
+__all__ = ["load_engine"]
+
+SIGMA_SCHEDULES: Final = ("karras", "exponential", "beta")
+
+SAME_LATENTS: Final = (
+    frozenset(
+        {"sdxl-base", "ssd-1b", "segmind-vega", "sdxl-turbo", "sdxl-lightning", "sdxl-refiner"}
+    ),
+)
+"""Families that share one autoencoder; any other shares it with itself only."""
+
+DTYPES: Final = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+_log = logging.getLogger(__name__)
+
+
+def load_engine(settings: Settings, observer: Observer) -> Loaded:
+    """Load the experts that ``settings`` name onto their device.
+
+    Raises:
+        SettingInvalid: The device is not there, or no expert is named.
+        ModelNotFound: A source names nothing.
+        CheckpointInvalid: A checkpoint cannot be read safely.
+        ExpertsMismatch: Base and refiner cannot share a trajectory.
+    """
+    own = settings.inference
+    device = choose_device(own.device)
+    experts = load_experts(
+        _source(own.base, "base"),
+        _source(own.refiner_source(), "refiner"),
+        device=device,
+        dtype=choose_dtype(own.dtype, device),
+        cache_dir=settings.home / "models",
+        options=LoadOptions(
+            base_family=own.base_family,
+            refiner_family=own.refiner_family,
+            base_revision=own.base_revision,
+            refiner_revision=own.refiner_revision,
+            tokenizer_dir=own.tokenizer_dir,
+            hub_endpoint=own.hub_endpoint,
+            s3=S3Config(endpoint_url=own.s3_endpoint),
+        ),
+    )
+    engine = Engine(
+        DeviceExecutor(experts),
+        DeviceDecoder(experts.hosted[0].vae),
+        observer=observer,
+        config=EngineConfig(
+            num_slots=own.num_slots, max_rows=own.max_rows, max_waiting=own.max_waiting
+        ),
+    )
+    _log.info("loaded", extra={"device": str(device), "base": own.base, "refiner": own.refiner})
+    return Loaded(engine=engine, hosted=describe(experts, own), num_slots=own.num_slots)
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device that a setting names; ``auto`` is an accelerator where there is one.
+
+    Raises:
+        SettingInvalid: This machine has no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise _no_device(name) from error
+    present = torch.cuda.device_count() if device.type == "cuda" else int(device.type == "cpu")
+    if (device.index or 0) >= present:
+        raise _no_device(name)
+    return device
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Return the dtype that a setting names; ``auto`` follows from the device."""
+    if name != "auto":
+        return DTYPES[name]
+    if device.type == "cpu":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
+def describe(experts: Experts, own: InferenceSettings) -> Hosted:
+    """Return what requests are checked and filled in against."""
+    first = experts.hosted[0].family
+    limits = own.limits()
+    return Hosted(
+        version=_version(),
+        base=_hosted(experts.base, own.base),
+        refiner=_hosted(experts.refiner, own.refiner_source()),
+        refinable_families=_refinable(experts),
+        solvers=tuple(SOLVERS),
+        spacings=tuple(SPACINGS),
+        sigma_schedules=SIGMA_SCHEDULES,
+        limits=Limits(
+            min_side=first.min_size,
+            max_side=min(limits.max_side, first.max_size),
+            max_pixels=limits.max_pixels,
+            size_multiple=first.size_multiple,
+            max_steps=limits.max_steps,
+            max_images=limits.max_images,
+            max_prompt_bytes=limits.max_prompt_bytes,
+            max_inline_bytes=limits.max_inline_bytes,
+        ),
+        width=first.default_size,
+        height=first.default_size,
+        num_steps=first.default_num_steps,
+        solver=first.default_solver,
+    )
+
+
+def _source(name: str | None, expert: str) -> str | None:
+    """Return the folder of an embedded expert, any other source as it is."""
+    if name == "nano":
+        return str(expert_path(expert))
+    if name is not None and name.startswith("nano/"):
+        return str(expert_path(name.removeprefix("nano/")))
+    return name
+
+
+def _hosted(expert: LoadedExpert | None, source: str | None) -> HostedExpert | None:
+    if expert is None:
+        return None
+    return HostedExpert(
+        expert=Expert(expert.name),
+        family=expert.family.name,
+        model=source or expert.source,
+        prediction_type="edm" if expert.schedule.edm else expert.schedule.prediction_type,
+        guidance_scale=expert.family.default_guidance_scale,
+        takes_aesthetic_score=expert.family.requires_aesthetics_score,
+        latent_channels=expert.family.latent_channels,
+    )
+
+
+def _refinable(experts: Experts) -> frozenset[str]:
+    """Return the families whose latents the refiner understands."""
+    if experts.refiner is None:
+        return frozenset()
+    own = experts.refiner.family.name
+    beside = {experts.base.family.name} if experts.base is not None else set[str]()
+    kin = next((families for families in SAME_LATENTS if own in families), frozenset({own}))
+    return kin | beside
+
+
+def _version() -> str:
+    try:
+        return version("diptych")
+    except PackageNotFoundError:
+        return "0+source"
+
+
+def _no_device(name: str) -> SettingInvalid:
+    description = f"this machine has no device {name!r}"
+    return SettingInvalid([FieldViolation(field="inference.device", description=description)])
