@@ -1,7 +1,7 @@
 """A real server on a free loopback port whose behaviour a test writes as one generator."""
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -14,13 +14,13 @@ from diptych.rpc.server import RpcServer, ServerConfig
 from diptych.v1 import inference_pb2 as pb
 from diptych.v1 import inference_pb2_grpc as pb_grpc
 
-Behaviour = Callable[[pb.GenerateRequest, Any], AsyncIterator[pb.GenerateResponse]]
+Behaviour = Callable[[pb.GenerateRequest, Any], AsyncGenerator[pb.GenerateResponse]]
 Serve = Callable[..., Awaitable[RpcServer]]
 Connect = Callable[..., Any]
 
 
 class Scripted(pb_grpc.InferenceServiceServicer):
-    """Answers Generate with what the test's generator yields."""
+    """Answers Generate with what the test's generator yields; Refine is not implemented."""
 
     def __init__(self, behaviour: Behaviour) -> None:
         self.behaviour = behaviour
@@ -40,7 +40,7 @@ class Scripted(pb_grpc.InferenceServiceServicer):
         return pb.GetCapabilitiesResponse(version="0.1.0")
 
 
-async def one_started(request: pb.GenerateRequest, context: Any) -> AsyncIterator[Any]:
+async def one_started(request: pb.GenerateRequest, context: Any) -> AsyncGenerator[Any]:
     yield pb.GenerateResponse(event=pb.ImageEvent(started=pb.Started()))
 
 

@@ -175,6 +175,12 @@ async def test_call_that_outlasts_the_grace_is_handed_back(serve, connect) -> No
     assert (type(found), found.retry_after_s) == (Draining, 1.0)
 
 
+async def test_stopping_twice_is_stopping_once(serve) -> None:
+    server = await serve()
+    await server.stop(grace_s=0.0)
+    await server.stop(grace_s=0.0)
+
+
 async def test_running_calls_are_counted(serve, connect) -> None:
     slow = Slow()
     server = await serve(slow)

@@ -32,6 +32,7 @@ class InferenceServiceStub:
     below name the reasons in parentheses. Any RPC may also end with
     UNAUTHENTICATED (TOKEN_REFUSED): no valid token, where the server asks for one.
     INTERNAL (ENGINE_FAULT): our fault; the server's log holds the traceback.
+    UNAVAILABLE (STARTING): the server is loading its weights. Retry after RetryInfo.
     UNAVAILABLE (DRAINING): the server is shutting down. Retry after RetryInfo; another replica
     may take it.
     Deadlines are honoured: work that cannot end in time is refused at once, and cancelling a call
@@ -68,6 +69,7 @@ class InferenceServiceServicer:
     below name the reasons in parentheses. Any RPC may also end with
     UNAUTHENTICATED (TOKEN_REFUSED): no valid token, where the server asks for one.
     INTERNAL (ENGINE_FAULT): our fault; the server's log holds the traceback.
+    UNAVAILABLE (STARTING): the server is loading its weights. Retry after RetryInfo.
     UNAVAILABLE (DRAINING): the server is shutting down. Retry after RetryInfo; another replica
     may take it.
     Deadlines are honoured: work that cannot end in time is refused at once, and cancelling a call
@@ -156,6 +158,7 @@ class InferenceService:
     below name the reasons in parentheses. Any RPC may also end with
     UNAUTHENTICATED (TOKEN_REFUSED): no valid token, where the server asks for one.
     INTERNAL (ENGINE_FAULT): our fault; the server's log holds the traceback.
+    UNAVAILABLE (STARTING): the server is loading its weights. Retry after RetryInfo.
     UNAVAILABLE (DRAINING): the server is shutting down. Retry after RetryInfo; another replica
     may take it.
     Deadlines are honoured: work that cannot end in time is refused at once, and cancelling a call

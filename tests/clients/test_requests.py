@@ -1,0 +1,166 @@
+"""Calls become messages that say the same, and say nothing where the call says nothing."""
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from diptych.clients.calls import GenerateCall, ImageSource, Latents, RefineCall, Stage
+from diptych.clients.requests import generate_request, refine_request
+from diptych.errors import InvalidRequest
+from diptych.v1 import inference_pb2 as pb
+from diptych.v1 import types_pb2 as types
+
+STAGE = Stage(
+    prompt="a pear",
+    negative_prompt="",
+    guidance_scale=9.2,
+    guidance_rescale=0.7,
+    guidance_interval=(0.1, 0.9),
+    aesthetic_score=7.0,
+    negative_aesthetic_score=1.5,
+)
+STAGE_MESSAGE = types.StageSettings(
+    prompt="a pear",
+    negative_prompt="",
+    guidance_scale=9.2,
+    guidance_rescale=0.7,
+    guidance_interval=types.ScheduleInterval(start=0.1, end=0.9),
+    aesthetic_score=7.0,
+    negative_aesthetic_score=1.5,
+)
+SHARED = {
+    "request_id": "r",
+    "num_images": 2,
+    "seed": 2**62,
+    "num_steps": 40,
+    "boundary": 0.65,
+    "solver": "unipc",
+    "spacing": "trailing",
+    "sigma_schedule": "karras",
+    "eta": 0.0,
+    "quality": 80,
+    "preview_every": 5,
+}
+SIZES = {"original_size": (10, 20), "crop_top_left": (1, 2), "target_size": (30, 40)}
+SIZE_MESSAGES = {
+    "original_size": types.Size(height=10, width=20),
+    "crop_top_left": types.CropOffset(top=1, left=2),
+    "target_size": types.Size(height=30, width=40),
+}
+
+
+def violated(call: GenerateCall) -> list[str]:
+    """Return the fields for which ``call`` becomes no message."""
+    with pytest.raises(InvalidRequest) as caught:
+        generate_request(call)
+    return [violation.field for violation in caught.value.violations]
+
+
+def test_call_that_says_only_a_prompt_sets_only_a_prompt() -> None:
+    message = generate_request(GenerateCall(base=Stage(prompt="a pear")))
+    assert message == pb.GenerateRequest(base=types.StageSettings(prompt="a pear"))
+
+
+def test_every_setting_of_a_generate_call_arrives() -> None:
+    call = GenerateCall(
+        base=Stage(prompt="base"),
+        refiner=STAGE,
+        base_only=True,
+        width=128,
+        height=64,
+        history="carry",
+        long_prompt="chunk",
+        output="webp",
+        **SHARED,
+        **SIZES,
+    )
+    assert generate_request(call) == pb.GenerateRequest(
+        base=types.StageSettings(prompt="base"),
+        refiner=STAGE_MESSAGE,
+        base_only=True,
+        width=128,
+        height=64,
+        history=types.SOLVER_HISTORY_CARRY,
+        long_prompt=types.LONG_PROMPT_CHUNK,
+        output=types.OUTPUT_FORMAT_WEBP,
+        **SHARED,
+        **SIZE_MESSAGES,
+    )
+
+
+def test_every_setting_of_a_refine_call_arrives() -> None:
+    call = RefineCall(
+        refiner=STAGE,
+        source=ImageSource(data=b"png", strength=0.4),
+        long_prompt="truncate",
+        output="latents",
+        **SHARED,
+        **SIZES,
+    )
+    assert refine_request(call) == pb.RefineRequest(
+        refiner=STAGE_MESSAGE,
+        image=pb.ImageSource(data=b"png", strength=0.4),
+        long_prompt=types.LONG_PROMPT_TRUNCATE,
+        output=types.OUTPUT_FORMAT_LATENTS,
+        **SHARED,
+        **SIZE_MESSAGES,
+    )
+
+
+def test_latents_arrive_little_endian_with_their_digest() -> None:
+    values = np.arange(2 * 4 * 3 * 2, dtype=">f4").reshape(2, 4, 3, 2).transpose(0, 1, 3, 2)
+    source = Latents(values=values, family="nano", boundary=0.65, num_steps=40, num_draws=3)
+    data = np.ascontiguousarray(values).astype("<f4").tobytes()
+    assert refine_request(RefineCall(refiner=STAGE, source=source)).latents == types.Latents(
+        header=types.LatentsHeader(
+            shape=(2, 4, 2, 3), family="nano", boundary=0.65, num_steps=40, num_draws=3
+        ),
+        data=data,
+        sha256=hashlib.sha256(data).digest(),
+    )
+
+
+def test_missing_negative_prompt_is_not_an_empty_one() -> None:
+    message = generate_request(GenerateCall(base=Stage(prompt="p")))
+    assert not message.base.HasField("negative_prompt")
+
+
+def test_zero_is_not_nothing() -> None:
+    message = generate_request(GenerateCall(base=Stage(prompt="p"), seed=0, num_steps=0))
+    assert message.HasField("seed")
+    assert message.HasField("num_steps")
+
+
+def test_values_no_message_holds_are_all_named() -> None:
+    call = GenerateCall(
+        base=Stage(prompt="\udcff"),
+        seed=2**63,
+        width=2**31,
+        num_steps=4.5,  # type: ignore[arg-type]
+        output="gif",
+        history="forget",
+        long_prompt="fold",
+        original_size=(2**40, 1),
+    )
+    assert set(violated(call)) == {
+        "base.prompt",
+        "seed",
+        "width",
+        "num_steps",
+        "output",
+        "history",
+        "long_prompt",
+        "original_size.height",
+    }
+
+
+def test_names_that_are_none_of_the_choices_are_answered_with_the_choices() -> None:
+    with pytest.raises(InvalidRequest, match="'gif' is none of png, webp, jpeg, latents"):
+        generate_request(GenerateCall(base=Stage(prompt="p"), output="gif"))
+
+
+def test_refine_call_names_what_does_not_fit() -> None:
+    source = ImageSource(data=b"", strength="much")  # type: ignore[arg-type]
+    with pytest.raises(InvalidRequest, match=r"image\.strength"):
+        refine_request(RefineCall(refiner=STAGE, source=source))
