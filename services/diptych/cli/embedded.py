@@ -15,7 +15,7 @@ from diptych.errors import ExtraMissing, FieldViolation, InvalidRequest
 from diptych.inference.settings import Settings, load_settings
 from diptych.rpc.channel import ChannelConfig
 
-__all__ = ["connect", "embedded_settings", "need_extra"]
+__all__ = ["connect", "embedded_settings", "model_sources", "need_extra"]
 
 NEEDED: Final = ("torch", "diffusers", "transformers")
 READY_TIMEOUT_S: Final = 900.0
@@ -72,8 +72,17 @@ def embedded_settings(*, base: str | None, refiner: str | None) -> Settings:
         "metrics_port": None,
         "auth_tokens_file": None,
     }
-    own |= {name: value for name, value in (("base", base), ("refiner", refiner)) if value}
-    return load_settings(arguments={"log_level": "warning", "inference": own})
+    return load_settings(arguments={"inference": own | model_sources(base, refiner)})
+
+
+def model_sources(base: str | None, refiner: str | None) -> dict[str, str | None]:
+    """Return the settings that --base and --refiner make; ``none`` hosts no such expert."""
+    given = {"base": base, "refiner": refiner}
+    return {
+        name: None if source == "none" else source
+        for name, source in given.items()
+        if source is not None
+    }
 
 
 def need_extra(purpose: str) -> None:

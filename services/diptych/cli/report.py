@@ -54,7 +54,7 @@ class Report:
             typer.echo(json.dumps(value, ensure_ascii=False))
 
     def progress(self) -> Progress:
-        """Return a bar counting steps, silent where JSON was asked for."""
+        """Return a bar counting steps, gone when done; only a terminal sees it."""
         return Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -62,7 +62,8 @@ class Report:
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             console=self.err,
-            disable=self.as_json,
+            disable=self.as_json or not self.err.is_terminal,
+            transient=True,
         )
 
     @contextmanager
@@ -88,7 +89,7 @@ def reporting(*, as_json: bool, flags: Mapping[str, str] | None = None) -> Itera
 
     Args:
         as_json: Whether the command was called with ``--json``.
-        flags: Field path on the wire -> the flag that sets it, for messages.
+        flags: Field path on the wire, or its first part -> the flag that sets it, for messages.
     """
     report = Report(as_json=as_json)
     try:
@@ -106,7 +107,7 @@ def _as_line(error: DiptychError, flags: Mapping[str, str]) -> str:
 
 
 def _violation_line(violation: FieldViolation, flags: Mapping[str, str]) -> str:
-    flag = flags.get(violation.field)
+    flag = flags.get(violation.field) or flags.get(violation.field.split(".")[0])
     name = f"{flag} ({violation.field})" if flag else violation.field
     return f"{name}: {' '.join(violation.description.split())}"
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from diptych.cli.embedded import need_extra
+from diptych.cli.embedded import model_sources, need_extra
 from diptych.cli.options import BaseModelOption, RefinerModelOption
 from diptych.cli.report import Report, reporting
 from diptych.inference.settings import Settings, load_settings
@@ -50,12 +50,11 @@ def serve_inference(
             "host": host,
             "port": port,
             "metrics_port": metrics_port,
-            "base": base,
-            "refiner": refiner,
             "device": device,
             "dtype": dtype,
         }
-        own = {name: value for name, value in given.items() if value is not None}
+        own: dict[str, object] = {name: value for name, value in given.items() if value is not None}
+        own |= model_sources(base, refiner)
         _run(report, load_settings(config, {"inference": own}))
 
 
