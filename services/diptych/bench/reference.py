@@ -33,11 +33,20 @@ from diptych.bench.recipes import Recipe
 
 __all__ = ["SCHEDULERS", "Painted", "Reference", "generators"]
 
+
+def _heun(config: Any) -> Any:  # noqa: ANN401 - diffusers is untyped
+    """Return Heun on the checkpoint's schedule: its class knows no rescaling to zero SNR."""
+    scheduler = HeunDiscreteScheduler.from_config(config)
+    scheduler.alphas_cumprod = EulerDiscreteScheduler.from_config(config).alphas_cumprod
+    return scheduler
+
+
 SCHEDULERS: dict[str, Callable[[Any], Any]] = {
     "euler": EulerDiscreteScheduler.from_config,
     "euler_ancestral": EulerAncestralDiscreteScheduler.from_config,
-    "heun": HeunDiscreteScheduler.from_config,
-    "ddim": DDIMScheduler.from_config,
+    "heun": _heun,
+    # Clips by default, which is for pixels; SDXL's own configuration turns it off as here.
+    "ddim": lambda config: DDIMScheduler.from_config(config, clip_sample=False),
     "dpmpp_2m": lambda config: DPMSolverMultistepScheduler.from_config(
         config, algorithm_type="dpmsolver++"
     ),

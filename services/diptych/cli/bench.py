@@ -1,7 +1,195 @@
 """``diptych bench``: measure against what one would use instead, in one run."""
 
+import json
+from collections.abc import Iterable
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
 import typer
+from rich.table import Table
+
+from diptych.cli.embedded import need_extra
+from diptych.cli.files import write_whole
+from diptych.cli.report import EXIT_FAILED, Report, reporting
 
 __all__ = ["app"]
 
+T = TypeVar("T")
+
 app = typer.Typer(no_args_is_help=True, help="Measure against diffusers, in one run.")
+
+_Item = TypeVar("_Item")
+
+JsonPath = Annotated[
+    Path | None, typer.Option("--json", help="Write the numbers to this JSON file too.")
+]
+
+
+@app.command("inference")
+def bench_inference(
+    *,
+    requests: Annotated[int, typer.Option("--requests", min=1)] = 32,
+    repeats: Annotated[int, typer.Option("--repeats", min=1)] = 5,
+    architecture: Annotated[
+        str | None,
+        typer.Option("--architecture", help="Measure steps of sdxl or nano instead of serving."),
+    ] = None,
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="Weights cost the same whatever they are.")
+    ] = False,
+    device: Annotated[str | None, typer.Option("--device", help="cpu or cuda.")] = None,
+    batches: Annotated[
+        str, typer.Option("--batches", help="Images that step together, with --architecture.")
+    ] = "1,2,4,8,16",
+    json_path: JsonPath = None,
+) -> None:
+    """Serve mixed requests against diffusers' two pipelines called one after another.
+
+    With --architecture: seconds per step by batch size, whole pictures, and the share of what
+    the device can multiply.
+    """
+    with reporting(as_json=False) as report:
+        need_extra("benchmarks")
+        if architecture is None:
+            _measure_serving(report, requests, repeats, json_path)
+            return
+        from diptych.bench.steps import StepsConfig, load_architecture, measure_steps
+        from diptych.bench.tables import as_json, steps_table
+
+        chosen = device or ("cuda" if architecture == "sdxl" else "cpu")
+        experts = load_architecture(architecture, random_weights=random_weights, device=chosen)
+        sizes = tuple(int(part) for part in batches.split(","))
+        config = StepsConfig(architecture=architecture, batches=sizes, repeats=repeats)
+        with report.waiting(f"measuring {architecture} on {chosen}"):
+            found = measure_steps(experts, config)
+        _show(report, steps_table(found), as_json(found), json_path)
+
+
+@app.command("parity")
+def bench_parity(
+    *,
+    steps: Annotated[int, typer.Option("--steps", min=1)] = 40,
+    json_path: JsonPath = None,
+) -> None:
+    """Paint with the server and with stock diffusers and compare latents and pixels."""
+    with reporting(as_json=False) as report:
+        need_extra("benchmarks")
+        from dataclasses import asdict
+
+        from diptych.bench.parity import compare, parity_recipes
+        from diptych.bench.reference import Reference
+        from diptych.bench.serving import serving
+        from diptych.bench.tables import parity_table
+        from diptych.nano.pair import expert_path
+
+        reference = Reference.load(expert_path("base"), expert_path("refiner"))
+        recipes = list(parity_recipes(num_steps=steps))
+        with serving() as server:
+            found = [
+                compare(server.client, reference, name, recipe)
+                for name, recipe in _counted(report, recipes, "painting with both")
+            ]
+        answer = {"recipes": [asdict(one) | {"holds": one.holds} for one in found]}
+        _show(report, parity_table(found), answer, json_path)
+        _fail_unless(all(one.holds for one in found))
+
+
+@app.command("concurrency")
+def bench_concurrency(
+    *,
+    requests: Annotated[int, typer.Option("--requests", min=2)] = 24,
+    json_path: JsonPath = None,
+) -> None:
+    """Paint unlike requests at once and each alone, and compare their latents."""
+    with reporting(as_json=False) as report:
+        need_extra("benchmarks")
+        from diptych.bench.concurrency import compare_alone
+        from diptych.bench.recipes import mixed_recipes
+        from diptych.bench.serving import serving
+        from diptych.bench.tables import as_json, independence_table
+
+        with serving() as server, report.waiting(f"painting {requests} at once, then alone"):
+            found = compare_alone(server.client, mixed_recipes(requests))
+        _show(report, independence_table(found), as_json(found), json_path)
+        _fail_unless(found.holds)
+
+
+@app.command("memory")
+def bench_memory(
+    *,
+    requests: Annotated[int, typer.Option("--requests", min=1)] = 1000,
+    cancelled: Annotated[int, typer.Option("--cancelled", min=0)] = 10_000,
+    json_path: JsonPath = None,
+) -> None:
+    """Paint many pictures and give many requests up; look at memory and slots before and after."""
+    with reporting(as_json=False) as report:
+        need_extra("benchmarks")
+        from diptych.bench.memory import measure_memory
+        from diptych.bench.serving import serving
+        from diptych.bench.tables import as_json, memory_table
+
+        with serving() as server, closing(_Bar(report, "requests")) as bar:
+            found = measure_memory(
+                server, num_requests=requests, num_cancelled=cancelled, progress=bar.advance
+            )
+        _show(report, memory_table(found), as_json(found), json_path)
+        _fail_unless(found.holds)
+
+
+def _measure_serving(report: Report, requests: int, repeats: int, json_path: Path | None) -> None:
+    from diptych.bench.direct import Direct
+    from diptych.bench.recipes import mixed_recipes, single_recipe
+    from diptych.bench.reference import Reference
+    from diptych.bench.serving import serving
+    from diptych.bench.steps import load_architecture
+    from diptych.bench.tables import as_json, throughput_table
+    from diptych.bench.throughput import measure_throughput
+    from diptych.nano.pair import expert_path
+
+    reference = Reference.load(expert_path("base"), expert_path("refiner"))
+    direct = Direct.of(load_architecture("nano", random_weights=False, device="cpu"))
+    with serving() as server, report.waiting(f"painting {requests} requests with both"):
+        found = measure_throughput(
+            server.client,
+            reference,
+            direct,
+            recipes=mixed_recipes(requests),
+            single=single_recipe(),
+            repeats=repeats,
+        )
+    _show(report, throughput_table(found), as_json(found), json_path)
+    _fail_unless(found.holds)
+
+
+class _Bar:
+    """A progress bar without a known end; ``advance`` may be called from any thread."""
+
+    def __init__(self, report: Report, label: str) -> None:
+        self._progress = report.progress()
+        self._progress.start()
+        self._task = self._progress.add_task(label, total=None)
+
+    def advance(self) -> None:
+        """Count one more."""
+        self._progress.advance(self._task)
+
+    def close(self) -> None:
+        """Remove the bar."""
+        self._progress.stop()
+
+
+def _counted(report: Report, items: list[T], label: str) -> Iterable[T]:
+    with report.progress() as progress:
+        yield from progress.track(items, description=label)
+
+
+def _show(report: Report, table: Table, answer: dict[str, Any], json_path: Path | None) -> None:
+    report.out.print(table)
+    if json_path is not None:
+        write_whole(json_path, (json.dumps(answer, indent=2) + "\n").encode())
+
+
+def _fail_unless(holds: bool) -> None:
+    if not holds:
+        raise typer.Exit(EXIT_FAILED)

@@ -1,0 +1,111 @@
+"""Whether a server that has worked for long is as large, and as free, as one that just began."""
+
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from diptych.bench.recipes import Recipe, mixed_recipes
+from diptych.bench.serving import Serving
+from diptych.clients.events import Queued
+from diptych.clients.inference import InferenceClient
+from diptych.errors import FieldViolation, SettingInvalid
+
+__all__ = ["MAX_GROWTH", "Memory", "measure_memory", "resident_bytes"]
+
+MAX_GROWTH = 0.02
+_AT_ONCE: Final = 16
+_STATUS: Final = Path("/proc/self/status")
+_SETTLE_SHARE: Final = 0.2
+"""Requests before the first look, as a share of those after it: allocators fill their pools."""
+_MIN_SETTLE: Final = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """A server before and after much work; caller and server share the process."""
+
+    num_requests: int
+    num_cancelled: int
+    before_bytes: int
+    after_bytes: int
+    num_slots: int
+    slots_free: int
+    """After everything was painted or cancelled."""
+
+    @property
+    def growth(self) -> float:
+        """Return the growth of resident memory over the counted requests, as a share."""
+        return self.after_bytes / self.before_bytes - 1
+
+    @property
+    def holds(self) -> bool:
+        """Whether memory and slots are within what is promised."""
+        return self.growth < MAX_GROWTH and self.slots_free == self.num_slots
+
+
+def measure_memory(
+    server: Serving,
+    *,
+    num_requests: int,
+    num_cancelled: int,
+    progress: Callable[[], None] = lambda: None,
+) -> Memory:
+    """Paint many pictures, give many more requests up, and look at memory and slots.
+
+    Args:
+        server: Serves nobody else.
+        num_requests: Pictures painted between the two looks at memory.
+        num_cancelled: Requests given up right after they were admitted.
+        progress: Called after every request.
+    """
+    recipes = [replace(r, num_steps=4, boundary=0.5) for r in mixed_recipes(64)]
+    num_settling = max(_MIN_SETTLE, int(num_requests * _SETTLE_SHARE))
+
+    def paint(index: int) -> None:
+        server.client.generate_images(recipes[index % len(recipes)].call("png"))
+        progress()
+
+    def give_up(index: int) -> None:
+        _cancel_early(server.client, recipes[index % len(recipes)])
+        progress()
+
+    with ThreadPoolExecutor(_AT_ONCE, "caller") as pool:
+        list(pool.map(paint, range(num_settling)))
+        before = resident_bytes()
+        list(pool.map(paint, range(num_requests)))
+        after = resident_bytes()
+        list(pool.map(give_up, range(num_cancelled)))
+    # One more picture: by its last event, every cancellation before it has been heard.
+    paint(0)
+    return Memory(
+        num_requests=num_requests,
+        num_cancelled=num_cancelled,
+        before_bytes=before,
+        after_bytes=after,
+        num_slots=server.num_slots,
+        slots_free=server.stats().slots_free,
+    )
+
+
+def resident_bytes() -> int:
+    """Return the memory this process holds.
+
+    Raises:
+        SettingInvalid: This system has no /proc.
+    """
+    if not _STATUS.exists():
+        description = "memory is read from it, and this system has none"
+        raise SettingInvalid([FieldViolation(field=str(_STATUS), description=description)])
+    lines = _STATUS.read_text().splitlines()
+    line = next(line for line in lines if line.startswith("VmRSS:"))
+    return int(line.split()[1]) * 1024
+
+
+def _cancel_early(client: InferenceClient, recipe: Recipe) -> None:
+    """Ask for a picture and hang up at the first event."""
+    events = client.generate(recipe.call("png"))
+    assert isinstance(events, Generator)
+    assert isinstance(next(events), Queued)
+    events.close()

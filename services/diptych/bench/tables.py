@@ -1,0 +1,164 @@
+"""What the measurements look like: a table for people, one JSON object for programs."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.table import Table
+
+from diptych.bench.concurrency import MAX_DIFFERENCE, Independence
+from diptych.bench.memory import MAX_GROWTH, Memory
+from diptych.bench.parity import MAX_LATENT_DIFFERENCE, MIN_EQUAL_PIXELS, Parity
+from diptych.bench.steps import StepsReport
+from diptych.bench.throughput import (
+    MAX_LATENCY_RATIO,
+    MAX_OVERHEAD,
+    MIN_THROUGHPUT_RATIO,
+    Throughput,
+)
+
+__all__ = [
+    "as_json",
+    "independence_table",
+    "memory_table",
+    "parity_table",
+    "steps_table",
+    "throughput_table",
+]
+
+Measured = Throughput | StepsReport | Memory | Independence
+
+
+def as_json(measured: Measured) -> dict[str, Any]:
+    """Return a measurement's numbers and what follows from them."""
+    derived: dict[str, Any] = {}
+    if isinstance(measured, Throughput):
+        derived = {
+            "throughput_ratio": measured.many.ratio,
+            "latency_ratio": measured.latency_ratio,
+            "overhead": measured.overhead,
+        }
+    elif isinstance(measured, StepsReport):
+        derived = {"images_per_s": {p.name: p.images_per_s for p in measured.paintings}}
+    elif isinstance(measured, Memory):
+        derived = {"growth": measured.growth}
+    else:
+        derived = {"largest": measured.largest}
+    if not isinstance(measured, StepsReport):
+        derived["holds"] = measured.holds
+    return asdict(measured) | derived
+
+
+def throughput_table(found: Throughput) -> Table:
+    """Return the serving table of docs/benchmarks.md."""
+    table = _table("", "diffusers", "Diptych", "ratio", "required")
+    many, single, bare = found.many, found.single, found.bare
+    count = found.num_requests
+    table.add_row(
+        f"{count} mixed requests, pictures/s",
+        f"{count / many.median_theirs_s:.2f}",
+        f"{count / many.median_ours_s:.2f}",
+        _judged(f"{many.ratio:.2f}x", good=many.ratio >= MIN_THROUGHPUT_RATIO),
+        f">= {MIN_THROUGHPUT_RATIO}x",
+    )
+    table.add_row(
+        "one request, seconds",
+        f"{single.median_theirs_s:.3f}",
+        f"{single.median_ours_s:.3f}",
+        _judged(f"{found.latency_ratio:.2f}x", good=found.latency_ratio <= MAX_LATENCY_RATIO),
+        f"<= {MAX_LATENCY_RATIO}x",
+    )
+    table.add_row(
+        "gRPC and engine beside the networks (plain loop), seconds",
+        f"{bare.median_theirs_s:.3f}",
+        f"{bare.median_ours_s:.3f}",
+        _judged(f"{found.overhead:+.1%}", good=found.overhead < MAX_OVERHEAD),
+        f"< {MAX_OVERHEAD:.0%}",
+    )
+    return table
+
+
+def steps_table(found: StepsReport) -> Table:
+    """Return the batch curve and the pictures, in one table."""
+    table = _table(
+        f"{found.architecture}, {found.dtype}, {found.device}",
+        "images",
+        "seconds",
+        "images/s",
+        f"of {found.ceiling_flops / 1e12:.2f} TFLOP/s",
+    )
+    for curve in found.curves:
+        table.add_row(
+            f"{curve.expert} step, guided",
+            str(curve.num_images),
+            f"{curve.step_s:.4f}",
+            f"{curve.num_images / curve.step_s:.1f}",
+            f"{curve.ceiling_share:.1%}",
+        )
+    for painting in found.paintings:
+        table.add_row(
+            painting.name,
+            str(painting.num_images),
+            f"{painting.seconds:.3f}",
+            f"{painting.images_per_s:.3f}",
+            "",
+        )
+    return table
+
+
+def parity_table(found: Sequence[Parity]) -> Table:
+    """Return one line per recipe."""
+    latents, pixels = f"max |latents| <= {MAX_LATENT_DIFFERENCE:g}", f">= {MIN_EQUAL_PIXELS:.1%}"
+    table = _table("recipe", latents, f"pixels within 1/255 {pixels}", "")
+    for one in found:
+        table.add_row(
+            one.name,
+            f"{one.latent_difference:.1e}",
+            f"{one.equal_pixels:.3%}",
+            _judged("equal" if one.holds else "differs", good=one.holds),
+        )
+    return table
+
+
+def memory_table(found: Memory) -> Table:
+    """Return what is left of memory and slots."""
+    table = _table("", "before", "after", "", "required")
+    table.add_row(
+        f"resident MiB, {found.num_requests} requests",
+        f"{found.before_bytes / 2**20:.1f}",
+        f"{found.after_bytes / 2**20:.1f}",
+        _judged(f"{found.growth:+.2%}", good=found.growth < MAX_GROWTH),
+        f"< {MAX_GROWTH:.0%}",
+    )
+    kept = found.slots_free == found.num_slots
+    table.add_row(
+        f"free slots, {found.num_cancelled} cancelled",
+        str(found.num_slots),
+        str(found.slots_free),
+        _judged("none leaked" if kept else "leaked", good=kept),
+        "all",
+    )
+    return table
+
+
+def independence_table(found: Independence) -> Table:
+    """Return the largest difference over all requests."""
+    table = _table("", "max |latents|", "required")
+    table.add_row(
+        f"{len(found.differences)} unlike requests at once, against each alone",
+        _judged(f"{found.largest:.1e}", good=found.holds),
+        f"<= {MAX_DIFFERENCE:g}",
+    )
+    return table
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column(first)
+    for other in others:
+        table.add_column(other, justify="right")
+    return table
+
+
+def _judged(text: str, *, good: bool) -> str:
+    return f"[green]{text}[/]" if good else f"[bold red]{text}[/]"
