@@ -29,5 +29,4 @@ def free_port() -> int:
     """Return a loopback port that was free a moment ago; prefer binding to port 0."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    return port
+        return int(probe.getsockname()[1])

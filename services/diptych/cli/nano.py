@@ -92,15 +92,18 @@ def score_pair(
             report, folder / "base", folder / "refiner", scenes, steps, guidance, boundary
         )
         scores = {"base-single": score(single, scenes), "pair": score(pair, scenes)}
+        psnr_db = _reconstruction(report, folder / "base", scenes)
         if sheet is not None:
             _write_sheet(sheet, pair, scenes)
         if not as_json:
             report.out.print(_table(scores))
+        report.say(f"autoencoder: {psnr_db:.1f} dB PSNR")
         report.answer(
             {
                 "steps": steps,
                 "guidance_scale": guidance,
                 "boundary": boundary,
+                "reconstruction_psnr_db": psnr_db,
                 "scores": {name: asdict(found) for name, found in scores.items()},
             }
         )
@@ -133,6 +136,13 @@ def _paint(
         ]
         painted = follow_many(calls, report, at_once=AT_ONCE, label=base.name)
     return [_picture(one) for one in painted]
+
+
+def _reconstruction(report: Report, folder: Path, scenes: list[Scene]) -> float:
+    from diptych.nano.reconstruction import reconstruction_psnr
+
+    with report.waiting("measuring the autoencoder"):
+        return reconstruction_psnr(folder, scenes)
 
 
 def _picture(painted: Painted) -> Image.Image:

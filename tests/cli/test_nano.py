@@ -1,0 +1,30 @@
+"""``diptych nano`` scores pictures that the real service painted, and builds."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from typer.testing import Result
+
+Invoke = Callable[..., Result]
+InvokeJson = Callable[..., dict[str, Any]]
+
+
+def test_score_compares_the_pair_with_its_parent(invoke_json: InvokeJson, tmp_path: Path) -> None:
+    sheet = tmp_path / "sheet.png"
+    answer = invoke_json("nano", "score", "--count", 2, "--steps", 2, "--sheet", sheet)
+    pictures = {name: found["num_pictures"] for name, found in answer["scores"].items()}
+    assert pictures == {"base-single": 2, "pair": 2}
+    assert answer["reconstruction_psnr_db"] > 0.0
+    with Image.open(sheet) as image:
+        assert image.width > 128
+
+
+def test_score_of_a_folder_without_weights_names_it(invoke: Invoke, tmp_path: Path) -> None:
+    result = invoke("nano", "score", "--count", 1, "--weights", tmp_path / "gone")
+    assert (result.exit_code, "gone" in result.stderr) == (1, True), result.stderr
+
+
+def test_build_needs_a_place(invoke: Invoke) -> None:
+    assert invoke("nano", "build").exit_code == 2

@@ -1,0 +1,52 @@
+"""``diptych serve`` and ``diptych up`` run the service until they are told to stop."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import Result
+
+from diptych.clients.inference import ClientConfig, InferenceClient
+from diptych.rpc.channel import ChannelConfig
+
+Invoke = Callable[..., Result]
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (("--port", "70000"), "port"),
+        (("--device", "toaster"), "device"),
+        (("--dtype", "int3"), "dtype"),
+        (("--base", "none", "--refiner", "none"), "base"),
+    ],
+)
+def test_bad_settings_end_with_one_line(invoke: Invoke, flags: tuple[str, ...], named: str) -> None:
+    common = ("--port", "0", "--metrics-port", "0")
+    result = invoke("serve", "inference", *common, *flags)
+    assert (result.exit_code, named in result.stderr) == (2, True), result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_unknown_key_of_the_file_is_refused(invoke: Invoke, tmp_path: Path) -> None:
+    (tmp_path / "settings.yaml").write_text("inference:\n  potr: 1\n")
+    result = invoke("serve", "inference", "--config", tmp_path / "settings.yaml")
+    assert (result.exit_code, "inference.potr" in result.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("command", [("up",), ("serve", "inference")])
+def test_command_serves_until_sigterm(
+    command: tuple[str, ...], free_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIPTYCH_INFERENCE_METRICS_PORT", "0")
+    program = [sys.executable, "-m", "diptych.cli", *command, "--port", str(free_port)]
+    with subprocess.Popen(program, stderr=subprocess.DEVNULL) as process:
+        config = ClientConfig(channel=ChannelConfig(address=f"127.0.0.1:{free_port}"))
+        with InferenceClient(config) as client:
+            client.wait_until_ready(timeout_s=100.0)
+            assert client.get_capabilities().version
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30.0) == 0
