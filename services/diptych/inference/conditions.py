@@ -106,7 +106,7 @@ def _plan_stage(request: ImageRequest, index: int, expert: Expert, text: TextEnc
         PromptTooLong: A text is too long and the request says not to cut it.
     """
     settings = stages_of(request)[expert]
-    texts = [("prompt", settings.prompt)]
+    texts: list[tuple[str, str | None]] = [("prompt", settings.prompt)]
     if settings.guidance_scale > 1.0:
         texts.append(("negative_prompt", settings.negative_prompt))
     rows = [

@@ -96,7 +96,7 @@ class DeviceExecutor:
             guided = [row for row, line in enumerate(lines) if line[ACTIVE]]
             output = self._predict(expert, slots, state=state[:, 0], table=table, guided=guided)
             noise = gather_noise(slots, positions)
-            batch = advance(state, output, noise, table[:, MATRIX].unflatten(1, (4, 6)))
+            batch = advance(state, output, noise, table[:, MATRIX].reshape(-1, 4, 6))
             denoised = self._denoised(rows, state, output, table)
         except torch.OutOfMemoryError as error:
             height, width = (8 * side for side in slots[0].latents.shape[-2:])
@@ -126,25 +126,23 @@ class DeviceExecutor:
         """Return the guided prediction of every row [B, C, h, w] by one UNet forward."""
         num_images = len(slots)
         conditions = self._conditions([slot.conditions[expert] for slot in slots], guided)
+        twice = torch.tensor(guided, dtype=torch.long, device=self._device)
         x = state * table[:, C_IN].view(-1, 1, 1, 1)
         timestep = table[:, TIMESTEP]
-        if guided:
-            index = torch.tensor([*range(num_images), *guided], device=self._device)
-            x, timestep = x[index], timestep[index]
         output = self._experts[expert].unet.predict(
-            x,
-            timestep,
+            torch.cat([x, x[twice]]),
+            torch.cat([timestep, timestep[twice]]),
             hidden=conditions.hidden,
             pooled=conditions.pooled,
             time_ids=conditions.time_ids,
         )
+        cond, uncond = output[:num_images], output[num_images:]
         if not guided:
-            return output
-        uncond = output[num_images:]
+            return cond
         if len(guided) < num_images:
-            uncond = output[:num_images].index_copy(0, index[num_images:], uncond)
+            uncond = cond.index_copy(0, twice, uncond)
         active = table[:, ACTIVE] > 0
-        return combine(output[:num_images], uncond, table[:, SCALE], table[:, RESCALE], active)
+        return combine(cond, uncond, table[:, SCALE], table[:, RESCALE], active)
 
     def _conditions(self, images: Sequence[Conditions], guided: Sequence[int]) -> Conditions:
         """Return what the UNet's rows are told; remembered while the same rows come again."""

@@ -48,4 +48,4 @@ def read_picture(data: bytes, width: int, height: int) -> NDArray[np.uint8]:
         raise InvalidRequest([violation]) from error
     if picture.size != (width, height):
         picture = picture.resize((width, height), Image.Resampling.LANCZOS)
-    return np.asarray(picture)
+    return np.array(picture)

@@ -1,0 +1,238 @@
+"""The executor with the nano pair: unlike rows together equal each alone, and diffusers."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipeline
+from diffusers.schedulers import UniPCMultistepScheduler
+from numpy.typing import NDArray
+
+from diptych.errors import DiptychError, OutOfDeviceMemory
+from diptych.inference.executor import DeviceExecutor
+from diptych.inference.pictures import encode_picture
+from diptych.inference.ports import Placement, Row
+from diptych.inference.trajectory import (
+    Expert,
+    ImageInput,
+    ImageRequest,
+    LatentsInput,
+    OutputFormat,
+    StageSettings,
+)
+from diptych.models.experts import Experts, load_experts
+
+Latents = NDArray[np.float32]
+
+SOLVERS = ("euler", "euler_ancestral", "heun", "ddim", "dpmpp_2m", "dpmpp_2m_sde", "unipc", "lcm")
+
+
+@pytest.fixture(scope="module")
+def experts(nano_pair: Path, tmp_path_factory: pytest.TempPathFactory) -> Experts:
+    cache_dir = tmp_path_factory.mktemp("cache")
+    return load_experts(str(nano_pair / "base"), str(nano_pair / "refiner"), cache_dir=cache_dir)
+
+
+@pytest.fixture
+def executor(experts: Experts) -> DeviceExecutor:
+    return DeviceExecutor(experts)
+
+
+def request(**settings: object) -> ImageRequest:
+    stage = StageSettings(prompt="a red circle on the left")
+    plain = ImageRequest(
+        request_id="a",
+        width=128,
+        height=128,
+        seed=11,
+        num_steps=4,
+        boundary=0.65,
+        base=stage,
+        refiner=stage,
+    )
+    return replace(plain, **settings)  # type: ignore[arg-type]
+
+
+def unlike_requests(count: int) -> list[ImageRequest]:
+    """Return requests that differ in steps, guidance, solver, boundary, prompt and seed."""
+    return [
+        request(
+            request_id=f"{number}",
+            seed=100 + number,
+            num_steps=2 + number % 4,
+            solver=SOLVERS[number % len(SOLVERS)],
+            boundary=0.35 + 0.02 * number,
+            base=StageSettings(prompt=f"a square {number}", guidance_scale=0.5 + number / 3),
+            refiner=StageSettings(
+                prompt=f"a star {number}",
+                negative_prompt="noise" if number % 2 else None,
+                guidance_scale=9.0 - number / 4,
+                guidance_rescale=0.7 * (number % 3 == 0),
+                guidance_interval=(0.0, 0.95) if number % 4 == 0 else (0.0, 1.0),
+            ),
+        )
+        for number in range(count)
+    ]
+
+
+def paint(executor: DeviceExecutor, requests: Sequence[ImageRequest]) -> list[Latents]:
+    """Run requests together, each expert's rows in one batch, and return their latents."""
+    routes = [executor.route(each) for each in requests]
+    for slot, conditioning in enumerate(executor.encode(requests)):
+        assert not isinstance(conditioning, DiptychError)
+        executor.place(
+            Placement(
+                slot=slot,
+                request=requests[slot],
+                index=0,
+                route=routes[slot],
+                conditioning=conditioning,
+            )
+        )
+    positions = dict.fromkeys(range(len(requests)), 0)
+    finished: dict[int, Latents] = {}
+    while positions:
+        for expert in Expert:
+            due = [slot for slot, at in positions.items() if routes[slot].experts[at] is expert]
+            if due:
+                executor.run(expert, [row(slot, positions[slot]) for slot in due])
+            for slot in due:
+                positions[slot] += 1
+            for slot in [slot for slot in due if positions[slot] == len(routes[slot])]:
+                latents = executor.take(slot).latents
+                assert isinstance(latents, torch.Tensor)
+                finished[slot] = latents.numpy()
+                del positions[slot]
+    return [finished[slot] for slot in range(len(requests))]
+
+
+def row(slot: int, position: int, *, preview: bool = False) -> Row:
+    return Row(slot=slot, position=position, preview=preview)
+
+
+def largest_difference(a: Sequence[Latents], b: Sequence[Latents]) -> float:
+    return max(float(np.abs(x - y).max()) for x, y in zip(a, b, strict=True))
+
+
+def test_24_unlike_requests_together_equal_each_alone(executor: DeviceExecutor) -> None:
+    requests = unlike_requests(24)
+    together = paint(executor, requests)
+    alone = [paint(executor, [each])[0] for each in requests]
+    # Heun's corrector divides by the next sigma: at zero SNR its latents are ten times as large.
+    scales = [max(1.0, float(np.abs(latents).max()) / 4) for latents in alone]
+    scaled = [
+        [x / scale for x, scale in zip(each, scales, strict=True)] for each in (together, alone)
+    ]
+    assert largest_difference(*scaled) <= 1e-4
+
+
+def test_equals_the_two_pipelines_of_diffusers(executor: DeviceExecutor, nano_pair: Path) -> None:
+    stage = StageSettings(
+        prompt="a red circle", negative_prompt="blue", guidance_scale=9.2, guidance_rescale=0.7
+    )
+    (ours,) = paint(executor, [request(num_steps=10, solver="unipc", base=stage, refiner=stage)])
+    base = StableDiffusionXLPipeline.from_pretrained(nano_pair / "base", dtype=torch.float32)
+    refiner = StableDiffusionXLImg2ImgPipeline.from_pretrained(
+        nano_pair / "refiner", dtype=torch.float32
+    )
+    for pipeline in (base, refiner):
+        pipeline.scheduler = UniPCMultistepScheduler.from_config(pipeline.scheduler.config)
+        pipeline.set_progress_bar_config(disable=True)
+    settings = {
+        "prompt": "a red circle",
+        "negative_prompt": "blue",
+        "guidance_scale": 9.2,
+        "num_inference_steps": 10,
+        "output_type": "latent",
+        "generator": torch.Generator().manual_seed(11),
+    }
+    half = base(**settings, guidance_rescale=0.7, denoising_end=0.65, width=128, height=128).images
+    theirs = refiner(**settings, image=half, denoising_start=0.65, guidance_rescale=0.7).images
+    assert largest_difference([ours], [theirs[0].numpy()]) <= 1e-3
+
+
+def test_latents_handed_over_go_on_as_if_they_had_stayed(executor: DeviceExecutor) -> None:
+    whole = request(solver="euler_ancestral", num_steps=6)
+    (expected,) = paint(executor, [whole])
+    (half,) = paint(executor, [replace(whole, refiner=None)])
+    draws = 1 + executor.route(whole).experts.count(Expert.BASE)
+    source = LatentsInput(latents=half[None])
+    (rest,) = paint(executor, [replace(whole, base=None, source=source, skip_draws=draws)])
+    assert largest_difference([rest], [expected]) <= 1e-4
+
+
+def test_refines_a_picture_by_the_steps_that_strength_leaves(executor: DeviceExecutor) -> None:
+    pixels = np.full((128, 128, 3), 128, np.uint8)
+    data = encode_picture(pixels, OutputFormat.PNG, quality=90)
+    source = ImageInput(data=data, strength=0.5)
+    refine = request(base=None, boundary=None, num_steps=6, source=source)
+    (latents,) = paint(executor, [refine])
+    assert len(executor.route(refine)) == 3
+    assert np.isfinite(latents).all()
+
+
+def test_a_row_that_is_not_a_number_spoils_no_other(executor: DeviceExecutor) -> None:
+    good = request(base=None, source=LatentsInput(latents=np.ones((1, 4, 16, 16), np.float32)))
+    bad = replace(good, source=LatentsInput(latents=np.full((1, 4, 16, 16), np.nan, np.float32)))
+    (alone,) = paint(executor, [good])
+    together, spoilt = paint(executor, [good, bad])
+    assert largest_difference([together], [alone]) <= 1e-4
+    assert np.isnan(spoilt).all()
+
+
+def test_a_tick_without_memory_changes_no_row(
+    executor: DeviceExecutor, experts: Experts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ancestral = request(solver="euler_ancestral", refiner=None, boundary=None)
+    (expected,) = paint(executor, [ancestral])
+    refusals = iter([True, False, True, False, False, False])
+    assert experts.base is not None
+    predict = experts.base.unet.predict
+
+    def run_short(*args: torch.Tensor, **named: torch.Tensor) -> torch.Tensor:
+        if next(refusals):
+            raise torch.OutOfMemoryError
+        return predict(*args, **named)
+
+    monkeypatch.setattr(experts.base.unet, "predict", run_short)
+    (conditioning,) = executor.encode([ancestral])
+    assert not isinstance(conditioning, DiptychError)
+    route = executor.route(ancestral)
+    executor.place(
+        Placement(slot=0, request=ancestral, index=0, route=route, conditioning=conditioning)
+    )
+    for position, refused in enumerate([True, True, False, False]):
+        if refused:
+            with pytest.raises(OutOfDeviceMemory):
+                executor.run(Expert.BASE, [row(0, position)])
+        executor.run(Expert.BASE, [row(0, position)])
+    latents = executor.take(0).latents
+    assert isinstance(latents, torch.Tensor)
+    assert largest_difference([latents.numpy()], [expected]) <= 1e-6
+
+
+def test_gives_a_denoised_estimate_to_rows_that_ask(executor: DeviceExecutor) -> None:
+    requests = unlike_requests(2)
+    for slot, conditioning in enumerate(executor.encode(requests)):
+        assert not isinstance(conditioning, DiptychError)
+        executor.place(
+            Placement(
+                slot=slot,
+                request=requests[slot],
+                index=0,
+                route=executor.route(requests[slot]),
+                conditioning=conditioning,
+            )
+        )
+    first, second = executor.run(Expert.BASE, [row(0, 0), row(1, 0, preview=True)])
+    assert first is None
+    assert isinstance(second, torch.Tensor)
+    assert second.shape == (4, 16, 16)
+
+
+def test_a_released_slot_can_be_released_again(executor: DeviceExecutor) -> None:
+    executor.release(3)
+    executor.release(3)
