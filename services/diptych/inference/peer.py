@@ -29,7 +29,12 @@ class PeerClient(RefinerClient, Protocol):
 
 
 async def join_peer(
-    client: PeerClient, hosted: Hosted, *, address: str, clock: Callable[[], float]
+    client: PeerClient,
+    hosted: Hosted,
+    *,
+    address: str,
+    clock: Callable[[], float],
+    retry_s: float = RETRY_S,
 ) -> tuple[Hosted, Handoff]:
     """Wait until the peer answers; return what both host together, and the way to hand over.
 
@@ -38,7 +43,7 @@ async def join_peer(
         ExpertsMismatch: The peer's refiner does not predict what this base does.
     """
     base = hosted.need_base()
-    found = await _first_answer(client, address)
+    found = await _first_answer(client, address, retry_s)
     info = next((e for e in found.experts if e.expert == Expert.REFINER and not e.remote), None)
     if info is None:
         raise ExpertMissing(Expert.REFINER)
@@ -53,14 +58,14 @@ async def join_peer(
     return dataclasses.replace(hosted, refiner=refiner), handoff
 
 
-async def _first_answer(client: PeerClient, address: str) -> Capabilities:
+async def _first_answer(client: PeerClient, address: str, retry_s: float) -> Capabilities:
     """Ask the peer what it hosts until it says so."""
     while True:
         try:
             return await client.get_capabilities(timeout_s=5.0)
         except Unavailable as error:
             _log.info("waiting for the peer", extra={"peer": address, "problem": str(error)})
-            await asyncio.sleep(RETRY_S)
+            await asyncio.sleep(retry_s)
 
 
 def _remote(info: ExpertInfo) -> HostedExpert:

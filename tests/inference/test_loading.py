@@ -1,0 +1,91 @@
+"""Settings become experts on a device, and the facts that requests are checked against."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from prometheus_client import CollectorRegistry
+
+from diptych.errors import ModelNotFound, SettingInvalid
+from diptych.inference.loading import choose_device, choose_dtype, load_engine
+from diptych.inference.server import Loaded
+from diptych.inference.settings import InferenceSettings, Settings
+from diptych.telemetry.metrics import InferenceMetrics
+
+LoadWith = Callable[..., Loaded]
+
+
+@pytest.fixture(scope="module")
+def load(tmp_path_factory: pytest.TempPathFactory) -> LoadWith:
+    home: Path = tmp_path_factory.mktemp("home")
+
+    def load(**own: object) -> Loaded:
+        settings = Settings(home=home, inference=InferenceSettings(**own))  # type: ignore[arg-type]
+        return load_engine(settings, InferenceMetrics(CollectorRegistry()))
+
+    return load
+
+
+@pytest.fixture(scope="module")
+def pair(load: LoadWith) -> Loaded:
+    return load(max_side=192, num_slots=5)
+
+
+def test_embedded_pair_is_hosted_by_default(pair: Loaded) -> None:
+    hosted = pair.hosted
+    assert hosted.base is not None
+    assert hosted.refiner is not None
+    assert (hosted.base.family, hosted.refiner.family) == ("nano", "nano")
+    assert (hosted.base.model, hosted.base.prediction_type) == ("nano", "v_prediction")
+
+
+def test_defaults_are_the_familys(pair: Loaded) -> None:
+    assert (pair.hosted.width, pair.hosted.height) == (128, 128)
+
+
+def test_limits_are_the_tighter_of_settings_and_family(pair: Loaded) -> None:
+    assert (pair.hosted.limits.min_side, pair.hosted.limits.max_side) == (64, 192)
+
+
+def test_engine_has_the_slots_that_were_set(pair: Loaded) -> None:
+    assert (pair.num_slots, pair.engine.stats().slots_free) == (5, 5)
+
+
+def test_refiner_takes_latents_of_its_own_family(pair: Loaded) -> None:
+    assert pair.hosted.refinable_families == {"nano"}
+
+
+def test_base_alone_hosts_no_refiner(load: LoadWith) -> None:
+    hosted = load(refiner=None).hosted
+    assert (hosted.refiner, hosted.refinable_families) == (None, frozenset())
+
+
+def test_single_model_of_the_embedded_pair_has_a_name(load: LoadWith) -> None:
+    hosted = load(base="nano/base-single").hosted
+    assert hosted.base is not None
+    assert (hosted.base.model, hosted.refiner) == ("nano/base-single", None)
+
+
+def test_model_that_is_not_there_is_named(load: LoadWith, tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFound):
+        load(base=str(tmp_path / "absent"))
+
+
+def test_server_without_experts_is_refused(load: LoadWith) -> None:
+    with pytest.raises(SettingInvalid, match="neither base nor refiner"):
+        load(base=None, refiner=None)
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:99", "cpu:1", "mps", ""])
+def test_device_that_is_not_there_is_refused(name: str) -> None:
+    with pytest.raises(SettingInvalid, match="no device"):
+        choose_device(name)
+
+
+def test_cpu_computes_in_float32_unless_told() -> None:
+    cpu = torch.device("cpu")
+    assert (choose_dtype("auto", cpu), choose_dtype("bfloat16", cpu)) == (
+        torch.float32,
+        torch.bfloat16,
+    )

@@ -1,0 +1,112 @@
+"""An engine without networks: it answers at once, or when told to."""
+
+import threading
+
+import numpy as np
+
+from diptych.errors import DiptychError, Draining
+from diptych.inference.engine import EngineStats, Ticket
+from diptych.inference.trajectory import (
+    Completed,
+    Expert,
+    Failed,
+    ImageReady,
+    ImageRequest,
+    Listener,
+    OutputFormat,
+    Queued,
+    Started,
+    Stepped,
+    Timings,
+)
+
+__all__ = ["FakeEngine"]
+
+
+class FakeEngine:
+    """Paints ``picture`` for every image; with ``hold`` only when ``finish`` is called."""
+
+    def __init__(self, *, hold: bool = False) -> None:
+        self.hold = hold
+        self.picture = b"a picture"
+        self.refusal: DiptychError | None = None
+        """What ``submit`` raises."""
+        self.failure: DiptychError | None = None
+        """What ends a request after its first step."""
+        self.requests: list[ImageRequest] = []
+        self.submitted = threading.Event()
+        self.cancelled = threading.Event()
+        self.stopped = threading.Event()
+        self._open: list[tuple[ImageRequest, Listener]] = []
+
+    def submit(self, request: ImageRequest, listener: Listener) -> Ticket:
+        """Note the request, and answer it unless it is to be held."""
+        if self.refusal is not None:
+            raise self.refusal
+        self.requests.append(request)
+        listener(Queued(position=0, predicted_s=0.5))
+        self._open.append((request, listener))
+        if not self.hold:
+            self.finish()
+        self.submitted.set()
+        return Ticket(predicted_s=0.5, cancel=self.cancelled.set)
+
+    def finish(self) -> None:
+        """Answer every request that is open."""
+        while self._open:
+            self._answer(*self._open.pop())
+
+    def start(self) -> None:
+        """Do nothing: there is no thread."""
+
+    def wait_ready(self, timeout_s: float | None = None) -> bool:
+        """Return at once."""
+        return timeout_s is None or timeout_s >= 0
+
+    def drain(self, grace_s: float) -> None:
+        """Hand every open request back once the grace period is over."""
+        if self._open:
+            self.cancelled.wait(grace_s)
+        while self._open:
+            self._open.pop()[1](Failed(error=Draining()))
+
+    def stop(self) -> None:
+        """Note it."""
+        self.stopped.set()
+
+    def stats(self) -> EngineStats:
+        """Count open requests as running."""
+        return EngineStats(
+            running=len(self._open),
+            waiting=0,
+            decoding=0,
+            slots_free=4 - len(self._open),
+            num_ticks=0,
+            draining=False,
+        )
+
+    def _answer(self, request: ImageRequest, listener: Listener) -> None:
+        expert = Expert.BASE if request.base is not None else Expert.REFINER
+        listener(Started())
+        listener(Stepped(image_index=0, step=1, num_steps=2, expert=expert))
+        if self.failure is not None:
+            listener(Failed(error=self.failure))
+            return
+        listener(Stepped(image_index=0, step=2, num_steps=2, expert=expert))
+        for index in range(request.num_images):
+            listener(self._image(request, index))
+        listener(Completed(timings=Timings(base_s=1.0, total_s=1.5)))
+
+    def _image(self, request: ImageRequest, index: int) -> ImageReady:
+        latents = None
+        if request.output is OutputFormat.LATENTS:
+            latents = np.full((4, request.height // 8, request.width // 8), index, np.float32)
+        return ImageReady(
+            image_index=index,
+            seed=request.seed + index,
+            width=request.width,
+            height=request.height,
+            data=b"" if latents is not None else self.picture,
+            latents=latents,
+            draws=3,
+        )

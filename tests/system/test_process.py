@@ -1,0 +1,73 @@
+"""A server process starts, says it is ready, drains on SIGTERM and refuses bad settings."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from diptych.clients.calls import GenerateCall, Stage
+from diptych.clients.inference import ClientConfig, InferenceClient
+from diptych.rpc.channel import ChannelConfig
+
+SOURCE = Path(__file__).parents[2] / "services"
+FREE = ("--port", "0", "--metrics-port", "0")
+
+
+def spawn(home: Path, *flags: str) -> "subprocess.Popen[str]":
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("DIPTYCH_")}
+    environment |= {"PYTHONPATH": str(SOURCE), "DIPTYCH_HOME": str(home)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "diptych.inference", *flags],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+
+
+def ready_line(process: "subprocess.Popen[str]") -> dict[str, object]:
+    """Return the log line that says where the server listens."""
+    assert process.stderr is not None
+    lines = (json.loads(line) for line in process.stderr)
+    found: dict[str, object] = next(line for line in lines if line["message"] == "ready")
+    return found
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
+    process = spawn(tmp_path, *FREE)
+    yield process
+    process.kill()
+    process.communicate()
+
+
+@pytest.mark.system
+def test_process_paints_then_drains_and_exits_well(process: "subprocess.Popen[str]") -> None:
+    port = ready_line(process)["port"]
+    config = ClientConfig(channel=ChannelConfig(address=f"127.0.0.1:{port}"), timeout_s=100.0)
+    with InferenceClient(config) as client:
+        call = GenerateCall(base=Stage(prompt="a red circle"), num_steps=2, seed=1)
+        assert len(client.generate_images(call)) == 1
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60.0) == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--port", "70000"), "inference.port"),
+        (("--device", "abacus"), "no device 'abacus'"),
+        (("--base", "none", "--refiner", "none"), "neither base nor refiner"),
+    ],
+)
+@pytest.mark.system
+def test_bad_settings_end_the_process_with_their_names(
+    flags: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    process = spawn(tmp_path, *FREE, *flags)
+    _, said = process.communicate(timeout=100.0)
+    assert (process.returncode, message in said) == (64, True)
