@@ -6,9 +6,15 @@ from diptych.bench.concurrency import Independence, compare_alone
 from diptych.bench.recipes import mixed_recipes
 from diptych.bench.serving import Serving
 
+FEWEST_STEPS = {"heun": 12}
+"""From zero SNR, Heun's long first step magnifies rounding about a hundredfold."""
+
 
 def test_24_unlike_requests_at_once_equal_each_alone(server: Serving) -> None:
-    recipes = [replace(r, num_steps=5 + i % 6) for i, r in enumerate(mixed_recipes(24, seed=2))]
+    recipes = [
+        replace(recipe, num_steps=FEWEST_STEPS.get(recipe.solver, 5) + index % 6)
+        for index, recipe in enumerate(mixed_recipes(24, seed=2))
+    ]
     found = compare_alone(server.client, recipes)
     assert len(found.differences) == 24
     assert found.holds, found

@@ -1,6 +1,7 @@
 """The same networks driven by a plain loop: what a picture costs without engine and gRPC."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 
 from diptych.bench.recipes import Recipe
 from diptych.clients.calls import Stage
+from diptych.diffusion.schedule import NoiseSchedule
 from diptych.errors import DiptychError
 from diptych.inference.executor import DeviceExecutor
 from diptych.inference.pictures import encode_picture
@@ -16,7 +18,7 @@ from diptych.inference.trajectory import ImageRequest, LatentsInput, OutputForma
 from diptych.models.autoencoder import Autoencoder
 from diptych.models.experts import Experts
 
-__all__ = ["Direct", "image_request", "refine_request"]
+__all__ = ["Direct", "image_request", "refine_request", "with_schedule"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +73,16 @@ class Direct:
         """Empty slots 0 to ``count`` and return their latents."""
         found = [self.executor.take(slot).latents for slot in range(count)]
         return torch.stack([latents for latents in found if isinstance(latents, torch.Tensor)])
+
+
+def with_schedule(experts: Experts, config: Mapping[str, object]) -> Experts:
+    """Return the same networks on another schedule, a diffusers scheduler config."""
+    schedule = NoiseSchedule.from_config(config, source="bench")
+    base, refiner = (
+        None if expert is None else replace(expert, schedule=schedule)
+        for expert in (experts.base, experts.refiner)
+    )
+    return Experts(base=base, refiner=refiner)
 
 
 def image_request(recipe: Recipe) -> ImageRequest:

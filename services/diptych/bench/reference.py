@@ -5,8 +5,8 @@
 the documentation all mean this module when they say "diffusers".
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -33,18 +33,10 @@ from diptych.bench.recipes import Recipe
 
 __all__ = ["SCHEDULERS", "Painted", "Reference", "generators"]
 
-
-def _heun(config: Any) -> Any:  # noqa: ANN401 - diffusers is untyped
-    """Return Heun on the checkpoint's schedule: its class knows no rescaling to zero SNR."""
-    scheduler = HeunDiscreteScheduler.from_config(config)
-    scheduler.alphas_cumprod = EulerDiscreteScheduler.from_config(config).alphas_cumprod
-    return scheduler
-
-
 SCHEDULERS: dict[str, Callable[[Any], Any]] = {
     "euler": EulerDiscreteScheduler.from_config,
     "euler_ancestral": EulerAncestralDiscreteScheduler.from_config,
-    "heun": _heun,
+    "heun": HeunDiscreteScheduler.from_config,
     # Clips by default, which is for pixels; SDXL's own configuration turns it off as here.
     "ddim": lambda config: DDIMScheduler.from_config(config, clip_sample=False),
     "dpmpp_2m": lambda config: DPMSolverMultistepScheduler.from_config(
@@ -100,6 +92,10 @@ class Reference:
         for pipeline in (first, second):
             pipeline.set_progress_bar_config(disable=True)
         return cls(base=first, refiner=second, schedule=first.scheduler.config)
+
+    def on(self, schedule: Mapping[str, object]) -> "Reference":
+        """Return the same networks on another schedule, a diffusers scheduler config."""
+        return replace(self, schedule=schedule)
 
     def pictures(self, recipe: Recipe) -> list[Image.Image]:
         """Paint as a user of diffusers would, to the finished pictures."""

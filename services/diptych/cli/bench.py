@@ -12,6 +12,7 @@ from rich.table import Table
 from diptych.cli.embedded import need_extra
 from diptych.cli.files import write_whole
 from diptych.cli.report import EXIT_FAILED, Report, reporting
+from diptych.errors import FieldViolation, InvalidRequest
 
 __all__ = ["app"]
 
@@ -58,9 +59,10 @@ def bench_inference(
         from diptych.bench.tables import as_json, steps_table
 
         chosen = device or ("cuda" if architecture == "sdxl" else "cpu")
+        config = StepsConfig(
+            architecture=architecture, batches=_batch_sizes(batches), repeats=repeats
+        )
         experts = load_architecture(architecture, random_weights=random_weights, device=chosen)
-        sizes = tuple(int(part) for part in batches.split(","))
-        config = StepsConfig(architecture=architecture, batches=sizes, repeats=repeats)
         with report.waiting(f"measuring {architecture} on {chosen}"):
             found = measure_steps(experts, config)
         _show(report, steps_table(found), as_json(found), json_path)
@@ -77,9 +79,10 @@ def bench_parity(
         need_extra("benchmarks")
         from dataclasses import asdict
 
-        from diptych.bench.parity import compare, parity_recipes
+        from diptych.bench.parity import compare, compare_schedules, parity_recipes
         from diptych.bench.reference import Reference
         from diptych.bench.serving import serving
+        from diptych.bench.steps import load_architecture
         from diptych.bench.tables import parity_table
         from diptych.nano.pair import expert_path
 
@@ -90,6 +93,8 @@ def bench_parity(
                 compare(server.client, reference, name, recipe)
                 for name, recipe in _counted(report, recipes, "painting with both")
             ]
+        experts = load_architecture("nano", random_weights=False, device="cpu")
+        found += compare_schedules(experts, reference, num_steps=steps)
         answer = {"recipes": [asdict(one) | {"holds": one.holds} for one in found]}
         _show(report, parity_table(found), answer, json_path)
         _fail_unless(all(one.holds for one in found))
@@ -160,6 +165,19 @@ def _measure_serving(report: Report, requests: int, repeats: int, json_path: Pat
         )
     _show(report, throughput_table(found), as_json(found), json_path)
     _fail_unless(found.holds)
+
+
+def _batch_sizes(text: str) -> tuple[int, ...]:
+    """Return the numbers of a comma-separated list.
+
+    Raises:
+        InvalidRequest: One of them is not a positive whole number.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        problem = f"expected positive whole numbers between commas, not {text!r}"
+        raise InvalidRequest([FieldViolation(field="--batches", description=problem)])
+    return tuple(int(part) for part in parts)
 
 
 class _Bar:
