@@ -129,6 +129,7 @@ def test_24_unlike_requests_together_equal_each_alone(executor: DeviceExecutor) 
     assert largest_difference(*scaled) <= 1e-4
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers'
 def test_equals_the_two_pipelines_of_diffusers(executor: DeviceExecutor, nano_pair: Path) -> None:
     stage = StageSettings(
         prompt="a red circle", negative_prompt="blue", guidance_scale=9.2, guidance_rescale=0.7

@@ -1,0 +1,92 @@
+"""Prompts of many requests encoded together."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from diptych.errors import PromptTooLong
+from diptych.inference.conditions import (
+    Conditions,
+    RequestConditions,
+    encode_requests,
+    gather_conditions,
+)
+from diptych.inference.trajectory import Expert, ImageRequest, LongPrompt, StageSettings
+from diptych.models.experts import Expert as LoadedExpert
+from diptych.models.experts import load_experts
+
+LONG = "red circle " * 60
+
+
+@pytest.fixture(scope="module")
+def experts(
+    nano_pair: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[Expert, LoadedExpert]:
+    base, refiner = str(nano_pair / "base"), str(nano_pair / "refiner")
+    loaded = load_experts(base, refiner, cache_dir=tmp_path_factory.mktemp("cache"))
+    return {Expert(expert.name): expert for expert in loaded.hosted}
+
+
+def request(prompt: str = "a red circle", **settings: object) -> ImageRequest:
+    stage = StageSettings(prompt=prompt)
+    plain = ImageRequest(
+        request_id="a", width=128, height=64, seed=1, base=stage, refiner=stage, boundary=0.65
+    )
+    return replace(plain, **settings)  # type: ignore[arg-type]
+
+
+def found(result: object) -> RequestConditions:
+    assert isinstance(result, RequestConditions)
+    return result
+
+
+def test_a_request_is_told_the_same_in_any_company(experts: dict[Expert, LoadedExpert]) -> None:
+    together = found(encode_requests([request("a blue star"), request()], experts)[1])
+    alone = found(encode_requests([request()], experts)[0])
+    torch.testing.assert_close(
+        together.by_expert[Expert.BASE].hidden, alone.by_expert[Expert.BASE].hidden
+    )
+
+
+def test_no_negative_row_without_guidance(experts: dict[Expert, LoadedExpert]) -> None:
+    plain = request(base=StageSettings(prompt="a", guidance_scale=1.0))
+    conditions = found(encode_requests([plain], experts)[0])
+    assert len(conditions.by_expert[Expert.BASE].hidden) == 1
+
+
+def test_time_ids_are_those_of_the_size(experts: dict[Expert, LoadedExpert]) -> None:
+    sized = request(original_size=(64, 512), crop_top_left=(1, 2))
+    conditions = found(encode_requests([sized], experts)[0])
+    assert conditions.by_expert[Expert.BASE].time_ids[0].tolist() == [64, 512, 1, 2, 64, 128]
+
+
+def test_a_prompt_that_is_too_long_fails_its_request_only(
+    experts: dict[Expert, LoadedExpert],
+) -> None:
+    long, fine = encode_requests([request(LONG), request()], experts)
+    assert isinstance(long, PromptTooLong)
+    assert long.field == "base.prompt"
+    assert isinstance(fine, RequestConditions)
+
+
+def test_both_texts_of_a_stage_fill_the_same_windows(experts: dict[Expert, LoadedExpert]) -> None:
+    chunked = request(LONG, long_prompt=LongPrompt.CHUNK)
+    conditions = found(encode_requests([chunked], experts)[0])
+    length = conditions.text_lengths[Expert.BASE]
+    assert length > 77
+    assert conditions.by_expert[Expert.BASE].hidden.shape[:2] == (2, length)
+
+
+def test_a_tick_has_prompts_first_and_then_what_is_guided() -> None:
+    images = [
+        Conditions(
+            hidden=torch.tensor([[[index + 0.0]], [[index + 0.5]]]),
+            pooled=torch.zeros(2, 1),
+            time_ids=torch.zeros(2, 6),
+        )
+        for index in range(3)
+    ]
+    rows = gather_conditions(images, [0, 2]).hidden.flatten()
+    assert rows.tolist() == [0.0, 1.0, 2.0, 0.5, 2.5]
