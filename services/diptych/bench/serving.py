@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
 
 from diptych.bench.recipes import Recipe
 from diptych.clients.events import Picture
@@ -19,8 +18,6 @@ from diptych.telemetry.metrics import InferenceMetrics
 __all__ = ["Serving", "paint_all", "serving"]
 
 _READY_TIMEOUT_S = 900.0
-
-_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,10 +64,5 @@ def paint_all(
 ) -> list[list[Picture]]:
     """Ask for every recipe at once and return each one's images, in the recipes' order."""
     calls = [recipe.call(output) for recipe in recipes]
-    return all_at_once([lambda call=call: client.generate_images(call) for call in calls])
-
-
-def all_at_once(tasks: Sequence[Callable[[], _Result]]) -> list[_Result]:
-    """Run every task in a thread of its own and return their results in order."""
-    with ThreadPoolExecutor(max(1, len(tasks)), "caller") as pool:
-        return list(pool.map(lambda task: task(), tasks))
+    with ThreadPoolExecutor(max(1, len(calls)), "caller") as pool:
+        return list(pool.map(client.generate_images, calls))

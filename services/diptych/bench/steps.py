@@ -32,6 +32,7 @@ __all__ = [
 
 ARCHITECTURES = {"sdxl": 1024, "nano": 128}
 """Name -> the size, in pixels, that pictures are measured at."""
+_DECODED_TOGETHER = 4
 _CEILING_EDGE = {"cuda": 8192, "cpu": 512}
 
 
@@ -202,8 +203,8 @@ def _paint(direct: Direct, name: str, recipe: Recipe, count: int, config: StepsC
 
     def work() -> None:
         latents = direct.latents(requests)
-        for row in latents.split(4):
-            direct.vae.decode(row)
+        for start in range(0, count, _DECODED_TOGETHER):
+            direct.vae.decode(latents[start : start + _DECODED_TOGETHER])
 
     seconds = _best_seconds(work, direct.vae.device, config.repeats)
     return Painting(name=name, num_images=count, seconds=seconds)

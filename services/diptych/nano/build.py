@@ -174,7 +174,7 @@ def _normalise(vae: AutoencoderKL, pixels: Tensor) -> None:
     The shift and scale go into the two 1x1 convolutions around the latents, so every picture
     is decoded as before and ``scaling_factor`` is 1.
     """
-    latents = torch.cat([vae.encode(x).latent_dist.mean for x in pixels.split(32)])
+    latents = torch.cat([vae.encode(x).latent_dist.mean for x in pixels.chunk(8)])
     mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
     enter, leave = vae.quant_conv, vae.post_quant_conv
     num_channels = len(mean)
