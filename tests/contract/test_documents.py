@@ -25,6 +25,14 @@ def test_links_lead_somewhere(document: Path) -> None:
     assert missing == []
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_python_in_the_documents_imports_what_exists(document: Path) -> None:
+    for block in re.findall(r"```python\n(.*?)```", document.read_text(), flags=re.DOTALL):
+        imports = [line for line in block.splitlines() if line.startswith(("from ", "import "))]
+        compile(block, str(document), "exec")
+        exec("\n".join(imports), {})
+
+
 def test_readme_is_short() -> None:
     assert (ROOT / "README.md").read_text().count("\n") < MAX_README_LINES
 

@@ -9,7 +9,7 @@ __all__ = ["contact_sheet"]
 
 MARGIN, LINE_HEIGHT, FONT_SIZE = 16, 16, 13
 PAPER, INK = (250, 249, 246), (52, 52, 58)
-CHARACTER_WIDTH = 6.6
+CHARACTER_WIDTH = 7.0
 """Pixels that one character of the caption takes on average."""
 
 
