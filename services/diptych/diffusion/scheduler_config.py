@@ -16,7 +16,7 @@ DISCRETE_SCHEDULERS: Final[Mapping[str, Mapping[str, object]]] = {
     "DDPMScheduler": _SPACED_LEADING,
     "DEISMultistepScheduler": {},
     "DPMSolverMultistepScheduler": {},
-    "DPMSolverSinglestepScheduler": {},
+    "DPMSolverSinglestepScheduler": {"lower_order_final": False},
     "EulerAncestralDiscreteScheduler": {},
     "EulerDiscreteScheduler": {},
     "HeunDiscreteScheduler": _LATENT_BETAS,
@@ -24,7 +24,7 @@ DISCRETE_SCHEDULERS: Final[Mapping[str, Mapping[str, object]]] = {
     "KDPM2DiscreteScheduler": _LATENT_BETAS,
     "LCMScheduler": _LATENT_BETAS | _SPACED_LEADING | {"beta_schedule": "scaled_linear"},
     "LMSDiscreteScheduler": {},
-    "PNDMScheduler": _SPACED_LEADING,
+    "PNDMScheduler": _SPACED_LEADING | {"set_alpha_to_one": False},
     "TCDScheduler": _LATENT_BETAS | _SPACED_LEADING | {"beta_schedule": "scaled_linear"},
     "UniPCMultistepScheduler": {},
 }
