@@ -1,5 +1,6 @@
 """Finished latents to pictures, in a thread beside the engine's, several at a time."""
 
+import contextlib
 import logging
 import queue
 import threading
@@ -54,6 +55,10 @@ class DeviceDecoder:
 
     def __init__(self, vae: Autoencoder, *, config: DecoderConfig | None = None) -> None:
         self._vae = vae
+        # Beside the ticks' stream, so that reading a picture back does not wait for them.
+        self._stream: torch.cuda.Stream | None = None
+        if vae.device.type == "cuda":
+            self._stream = torch.cuda.Stream(vae.device)  # type: ignore[no-untyped-call]
         self._config = config or DecoderConfig()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._writers = ThreadPoolExecutor(self._config.num_writers, "writer")
@@ -100,7 +105,8 @@ class DeviceDecoder:
     def _finish(self, jobs: Sequence[_Job]) -> None:
         """Do jobs of one kind together; if that fails, each alone."""
         try:
-            results = self._decode(torch.stack([job.latents for job in jobs]), jobs[0])
+            with self._beside_ticks():
+                results = self._decode(torch.stack([job.latents for job in jobs]), jobs[0])
         except Exception as error:  # noqa: BLE001  logged, fails one request
             _log.exception("decoding %d images failed", len(jobs))
             if len(jobs) == 1:
@@ -111,6 +117,13 @@ class DeviceDecoder:
             return
         for job, result in zip(jobs, results, strict=True):
             self._writers.submit(_write, job, result)
+
+    def _beside_ticks(self) -> contextlib.AbstractContextManager[object]:
+        """Return a context whose work waits for latents that are computed, not for later ticks."""
+        if self._stream is None:
+            return contextlib.nullcontext()
+        self._stream.wait_stream(torch.cuda.default_stream(self._vae.device))
+        return torch.cuda.stream(self._stream)
 
     @torch.inference_mode()
     def _decode(self, latents: Tensor, job: _Job) -> list[NDArray[np.generic] | None]:

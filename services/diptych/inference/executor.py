@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -18,6 +19,7 @@ from diptych.inference.conditions import (
     encode_requests,
     gather_conditions,
 )
+from diptych.inference.forward import Forward, batch_sizes, cuda_graphs
 from diptych.inference.pictures import read_picture
 from diptych.inference.ports import Conditioning, Finished, Measurement, Placement, Row
 from diptych.inference.route import Route
@@ -32,14 +34,30 @@ from diptych.inference.routing import (
     make_route,
 )
 from diptych.inference.slots import Slot, gather_noise, gather_state
-from diptych.inference.trajectory import Expert, ImageInput, ImageRequest, LatentsInput
+from diptych.inference.trajectory import (
+    Expert,
+    ImageInput,
+    ImageRequest,
+    LatentsInput,
+    StageSettings,
+)
 from diptych.models.autoencoder import pixels_from_images
 from diptych.models.experts import Experts
 
-__all__ = ["DeviceExecutor"]
+__all__ = ["DeviceExecutor", "ExecutorConfig"]
 
 _NUM_STATES: Final = 4
 _REMEMBERED_BATCHES: Final = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutorConfig:
+    """How ticks are computed."""
+
+    max_rows: int = 32
+    """UNet rows of the largest tick."""
+    compile: bool | None = None
+    """Whether UNets are compiled and their graphs recorded; None is on accelerators only."""
 
 
 class DeviceExecutor:
@@ -48,12 +66,23 @@ class DeviceExecutor:
     Everything but ``route`` is called from the engine's thread alone.
     """
 
-    def __init__(self, experts: Experts) -> None:
+    def __init__(self, experts: Experts, *, config: ExecutorConfig | None = None) -> None:
+        config = config or ExecutorConfig()
         self._experts = {Expert(expert.name): expert for expert in experts.hosted}
         self._schedules = {name: expert.schedule for name, expert in self._experts.items()}
         first = experts.hosted[0]
         self._vae = first.vae
         self._device = first.unet.device
+        compiles = self._device.type != "cpu" if config.compile is None else config.compile
+        self._forwards = {
+            name: Forward(
+                expert.unet,
+                compiler=cuda_graphs if compiles else None,
+                sizes=batch_sizes(config.max_rows),
+            )
+            for name, expert in self._experts.items()
+        }
+        self._last_tick: torch.cuda.Event | None = None
         self._slots: dict[int, Slot] = {}
         self._batches: OrderedDict[tuple[object, ...], Conditions] = OrderedDict()
 
@@ -62,8 +91,8 @@ class DeviceExecutor:
         return make_route(request, self._schedules)
 
     def warm_up(self) -> Sequence[Measurement]:
-        """Run what ticks will need once."""
-        return []
+        """Run each expert's UNet at its family's size, compiling it on an accelerator."""
+        return [sample for expert in self._experts for sample in self._warm_expert(expert)]
 
     def encode(self, requests: Sequence[ImageRequest]) -> Sequence[Conditioning | DiptychError]:
         """Return the embeddings of each request, or why it has none."""
@@ -103,6 +132,7 @@ class DeviceExecutor:
             raise OutOfDeviceMemory(width=width, height=height) from error
         for index, slot in enumerate(slots):
             slot.commit(batch, index)
+        self._pace()
         return denoised
 
     def take(self, slot: int) -> Finished:
@@ -113,6 +143,30 @@ class DeviceExecutor:
     def release(self, slot: int) -> None:
         """Empty ``slot``; an empty one is ignored."""
         self._slots.pop(slot, None)
+
+    def _warm_expert(self, expert: Expert) -> list[Measurement]:
+        """Warm one UNet up; the largest batch comes first."""
+        size = self._experts[expert].family.default_size
+        stage = StageSettings(prompt="", guidance_scale=1.0)
+        request = ImageRequest(request_id="warm-up", width=size, height=size, seed=0)
+        request = replace(request, **{expert.value: stage})
+        (conditions,) = encode_requests([request], self._experts)
+        assert isinstance(conditions, RequestConditions)
+        edge = size // self._vae.pixels_per_latent
+        timings = self._forwards[expert].warm_up(edge, edge, conditions.by_expert[expert])
+        return [
+            Measurement(expert=expert, num_pixels=size * size, num_rows=rows, seconds=seconds)
+            for rows, seconds in sorted(timings.items(), reverse=True)
+        ]
+
+    def _pace(self) -> None:
+        """Stay one tick ahead of an accelerator: its queue never runs dry, cancels stay quick."""
+        if self._device.type != "cuda":
+            return
+        previous, self._last_tick = self._last_tick, torch.cuda.Event()
+        self._last_tick.record()
+        if previous is not None:
+            previous.synchronize()
 
     def _predict(
         self,
@@ -129,12 +183,8 @@ class DeviceExecutor:
         twice = torch.tensor(guided, dtype=torch.long, device=self._device)
         x = state * table[:, C_IN].view(-1, 1, 1, 1)
         timestep = table[:, TIMESTEP]
-        output = self._experts[expert].unet.predict(
-            torch.cat([x, x[twice]]),
-            torch.cat([timestep, timestep[twice]]),
-            hidden=conditions.hidden,
-            pooled=conditions.pooled,
-            time_ids=conditions.time_ids,
+        output = self._forwards[expert](
+            torch.cat([x, x[twice]]), torch.cat([timestep, timestep[twice]]), conditions
         )
         cond, uncond = output[:num_images], output[num_images:]
         if not guided:

@@ -11,7 +11,7 @@ from diptych.diffusion.schedule import SPACINGS
 from diptych.errors import FieldViolation, SettingInvalid
 from diptych.inference.decoder import DeviceDecoder
 from diptych.inference.engine import Engine, EngineConfig
-from diptych.inference.executor import DeviceExecutor
+from diptych.inference.executor import DeviceExecutor, ExecutorConfig
 from diptych.inference.hosted import Hosted, HostedExpert
 from diptych.inference.limits import Limits
 from diptych.inference.ports import Observer
@@ -71,7 +71,7 @@ def load_engine(settings: Settings, observer: Observer) -> Loaded:
         ),
     )
     engine = Engine(
-        DeviceExecutor(experts),
+        DeviceExecutor(experts, config=ExecutorConfig(max_rows=own.max_rows)),
         DeviceDecoder(experts.hosted[0].vae),
         observer=observer,
         config=EngineConfig(

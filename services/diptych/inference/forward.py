@@ -1,0 +1,123 @@
+"""One expert's UNet as ticks call it: compiled for fixed shapes where that pays, eager elsewhere.
+
+A compiled graph serves one shape. So a batch is padded to the next of a few sizes, and shapes
+that were not warmed at start run eagerly: nothing is ever compiled under traffic.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from diptych.inference.conditions import Conditions
+from diptych.models.text_memory import remember_text
+from diptych.models.unet import Unet
+
+__all__ = ["Compiler", "Forward", "batch_sizes", "cuda_graphs"]
+
+Predict = Callable[..., Tensor]
+Compiler = Callable[[Predict], Predict]
+"""Turns an eager function into a compiled one."""
+
+_WARM_RUNS: Final = 3
+"""The first compiles, the second records a graph, the third is measured."""
+_EAGER_SIZES: Final = (2,)
+
+
+def batch_sizes(max_rows: int) -> tuple[int, ...]:
+    """Return the powers of two up to ``max_rows``, and ``max_rows`` itself."""
+    sizes = [1]
+    while 2 * sizes[-1] < max_rows:
+        sizes.append(2 * sizes[-1])
+    return tuple(sorted({*sizes, max_rows}))
+
+
+def cuda_graphs(predict: Predict) -> Predict:
+    """Compile for an accelerator and replay a recorded graph for every shape."""
+    compiled: Predict = torch.compile(predict, mode="reduce-overhead", dynamic=False)
+
+    def replay(*args: Tensor, **named: Tensor) -> Tensor:
+        torch.compiler.cudagraph_mark_step_begin()
+        return compiled(*args, **named)
+
+    return replay
+
+
+class Forward:
+    """Calls one UNet; used by the engine's thread alone, as recorded graphs belong to a thread."""
+
+    def __init__(self, unet: Unet, *, compiler: Compiler | None, sizes: Sequence[int]) -> None:
+        self._unet = unet
+        self._compiled = None if compiler is None else compiler(unet.predict)
+        self._sizes = tuple(sorted(sizes))
+        self._warm: set[tuple[int, ...]] = set()
+        if unet.device.type == "cpu":
+            remember_text(unet.module)
+
+    def __call__(self, x: Tensor, timestep: Tensor, conditions: Conditions) -> Tensor:
+        """Return the prediction for ``x`` [R, 4, h, w] at ``timestep`` [R]."""
+        num_rows = len(x)
+        size = next((size for size in self._sizes if size >= num_rows), num_rows)
+        if self._compiled is None or self._shape(size, x, conditions) not in self._warm:
+            return self._unet.predict(x, timestep, **_named(conditions))
+        x, timestep, conditions = _padded(x, timestep, conditions, size)
+        return self._compiled(x, timestep, **_named(conditions))[:num_rows]
+
+    @torch.inference_mode()
+    def warm_up(self, height: int, width: int, conditions: Conditions) -> dict[int, float]:
+        """Run what will be needed at one latent size; return seconds by batch size, once warm.
+
+        That is every size where the UNet is compiled, and one guided image where it is not.
+
+        Args:
+            height: Of the latents.
+            width: Of the latents.
+            conditions: One row, in the shapes that traffic will have.
+        """
+        sizes = self._sizes if self._compiled is not None else _EAGER_SIZES
+        return {size: self._warm_size(size, height, width, conditions) for size in sizes}
+
+    def _warm_size(self, size: int, height: int, width: int, conditions: Conditions) -> float:
+        device, channels = self._unet.device, self._unet.module.config.in_channels
+        x = torch.zeros(1, channels, height, width, device=device)
+        timestep = torch.full((1,), 500.0, device=device)
+        x, timestep, conditions = _padded(x, timestep, conditions, size)
+        if self._compiled is not None:
+            self._warm.add(self._shape(size, x, conditions))
+        seconds = 0.0
+        for _ in range(_WARM_RUNS):
+            began = time.perf_counter()
+            self(x, timestep, conditions)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            seconds = time.perf_counter() - began
+        return seconds
+
+    @staticmethod
+    def _shape(size: int, x: Tensor, conditions: Conditions) -> tuple[int, ...]:
+        return (size, *x.shape[2:], conditions.hidden.shape[1])
+
+
+def _named(conditions: Conditions) -> dict[str, Tensor]:
+    return {
+        "hidden": conditions.hidden,
+        "pooled": conditions.pooled,
+        "time_ids": conditions.time_ids,
+    }
+
+
+def _padded(
+    x: Tensor, timestep: Tensor, conditions: Conditions, size: int
+) -> tuple[Tensor, Tensor, Conditions]:
+    """Return all inputs with the last row repeated up to ``size`` rows."""
+    if len(x) == size:
+        return x, timestep, conditions
+    rows = torch.arange(size, device=x.device).clamp(max=len(x) - 1)
+    padded = Conditions(
+        hidden=conditions.hidden[rows],
+        pooled=conditions.pooled[rows],
+        time_ids=conditions.time_ids[rows],
+    )
+    return x[rows], timestep[rows], padded
