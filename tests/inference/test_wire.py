@@ -66,10 +66,15 @@ def refined(message: RefineRequest, hosted: Hosted) -> ImageRequest:
     return refine_request(message, hosted, request_id=REQUEST_ID)
 
 
+def converted(message: GenerateRequest | RefineRequest, hosted: Hosted) -> ImageRequest:
+    if isinstance(message, GenerateRequest):
+        return generated(message, hosted)
+    return refined(message, hosted)
+
+
 def fields_refused(message: GenerateRequest | RefineRequest, hosted: Hosted) -> list[str]:
-    convert = generated if isinstance(message, GenerateRequest) else refined
     with pytest.raises(InvalidRequest) as caught:
-        convert(message, hosted)  # type: ignore[operator]
+        converted(message, hosted)
     return [violation.field for violation in caught.value.violations]
 
 
