@@ -30,8 +30,8 @@ class FakeClient:
     async def refine(
         self, call: RefineCall, *, timeout_s: float | None = None
     ) -> AsyncIterator[Event]:
-        """Yield nothing: joining refines nothing."""
-        assert (call, timeout_s) == (), "not called"
+        """Answer nothing of use: joining refines nothing."""
+        del call, timeout_s
         yield Started()
 
 
