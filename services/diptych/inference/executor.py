@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -148,8 +148,14 @@ class DeviceExecutor:
         """Warm one UNet up; the largest batch comes first."""
         size = self._experts[expert].family.default_size
         stage = StageSettings(prompt="", guidance_scale=1.0)
-        request = ImageRequest(request_id="warm-up", width=size, height=size, seed=0)
-        request = replace(request, **{expert.value: stage})
+        request = ImageRequest(
+            request_id="warm-up",
+            width=size,
+            height=size,
+            seed=0,
+            base=stage if expert is Expert.BASE else None,
+            refiner=stage if expert is Expert.REFINER else None,
+        )
         (conditions,) = encode_requests([request], self._experts)
         assert isinstance(conditions, RequestConditions)
         edge = size // self._vae.pixels_per_latent
@@ -163,7 +169,7 @@ class DeviceExecutor:
         """Stay one tick ahead of an accelerator: its queue never runs dry, cancels stay quick."""
         if self._device.type != "cuda":
             return
-        previous, self._last_tick = self._last_tick, torch.cuda.Event()
+        previous, self._last_tick = self._last_tick, torch.cuda.Event()  # type: ignore[no-untyped-call]
         self._last_tick.record()
         if previous is not None:
             previous.synchronize()

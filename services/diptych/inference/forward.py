@@ -39,7 +39,7 @@ def cuda_graphs(predict: Predict) -> Predict:
     compiled: Predict = torch.compile(predict, mode="reduce-overhead", dynamic=False)
 
     def replay(*args: Tensor, **named: Tensor) -> Tensor:
-        torch.compiler.cudagraph_mark_step_begin()
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         return compiled(*args, **named)
 
     return replay
