@@ -3,7 +3,7 @@
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -37,16 +37,24 @@ def test_unknown_key_of_the_file_is_refused(invoke: Invoke, tmp_path: Path) -> N
     assert (result.exit_code, "inference.potr" in result.stderr) == (2, True)
 
 
-@pytest.mark.parametrize("command", [("up",), ("serve", "inference")])
-def test_command_serves_until_sigterm(
-    command: tuple[str, ...], free_port: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture(params=[("up",), ("serve", "inference")], ids=" ".join)
+def process(
+    request: pytest.FixtureRequest, free_port: int, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Yield the command, running on ``free_port``."""
     monkeypatch.setenv("DIPTYCH_INFERENCE_METRICS_PORT", "0")
-    program = [sys.executable, "-m", "diptych.cli", *command, "--port", str(free_port)]
-    with subprocess.Popen(program, stderr=subprocess.DEVNULL) as process:
-        config = ClientConfig(channel=ChannelConfig(address=f"127.0.0.1:{free_port}"))
-        with InferenceClient(config) as client:
-            client.wait_until_ready(timeout_s=100.0)
-            assert client.get_capabilities().version
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(30.0) == 0
+    program = [sys.executable, "-m", "diptych.cli", *request.param, "--port", str(free_port)]
+    with subprocess.Popen(program, stderr=subprocess.DEVNULL) as running:
+        try:
+            yield running
+        finally:
+            running.kill()
+
+
+def test_command_serves_until_sigterm(process: subprocess.Popen[bytes], free_port: int) -> None:
+    config = ClientConfig(channel=ChannelConfig(address=f"127.0.0.1:{free_port}"))
+    with InferenceClient(config) as client:
+        client.wait_until_ready(timeout_s=100.0)
+        assert client.get_capabilities().version
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30.0) == 0
