@@ -24,7 +24,6 @@ from diptych.models.experts import Expert, Experts, load_experts
 from diptych.models.folder import open_folder
 from diptych.models.parts import Checkpoint
 
-Module = UNet2DConditionModel | AutoencoderKL | CLIPTextModel | CLIPTextModelWithProjection
 State = dict[str, Tensor]
 
 UNET_ENDS = {
@@ -134,15 +133,15 @@ def _link(source: Path, target: Path) -> Path:
 def to_original() -> Callable[..., State]:
     """Return a function from modules to their tensors in SDXL's original layout."""
 
-    def convert(*modules: Module) -> State:
+    def convert(*modules: nn.Module) -> State:
         is_refiner = not any(isinstance(module, CLIPTextModel) for module in modules)
         tensors: State = {}
         for module in modules:
             state = module.state_dict()
             if isinstance(module, UNet2DConditionModel):
-                tensors |= unet_to_original(state, module.config.layers_per_block)
+                tensors |= unet_to_original(state, int(module.config["layers_per_block"]))
             elif isinstance(module, AutoencoderKL):
-                tensors |= vae_to_original(state, len(module.config.block_out_channels))
+                tensors |= vae_to_original(state, len(module.config["block_out_channels"]))
             elif isinstance(module, CLIPTextModelWithProjection):
                 tensors |= open_clip_to_original(state, 0 if is_refiner else 1)
             else:
@@ -153,10 +152,10 @@ def to_original() -> Callable[..., State]:
 
 
 @pytest.fixture(scope="session")
-def original_modules() -> Iterator[dict[str, nn.Module]]:
+def original_modules() -> Iterator[dict[str, Any]]:
     """Yield a tiny model built like SDXL's base, with weights drawn from a fixed seed."""
     with torch.random.fork_rng():
-        torch.random.default_generator.manual_seed(11)
+        torch.default_generator.manual_seed(11)
         text: dict[str, Any] = {
             "vocab_size": 700,
             "hidden_size": 64,
@@ -186,16 +185,16 @@ def original_modules() -> Iterator[dict[str, nn.Module]]:
                 layers_per_block=1,
                 scaling_factor=0.13025,
             ).eval(),
-            "text_encoder": CLIPTextModel(CLIPTextConfig(**text, hidden_act="quick_gelu")).eval(),
+            "text_encoder": CLIPTextModel(CLIPTextConfig(**text, hidden_act="quick_gelu")),
             "text_encoder_2": CLIPTextModelWithProjection(
                 CLIPTextConfig(**text, hidden_act="gelu", projection_dim=64)
-            ).eval(),
+            ),
         }
 
 
 @pytest.fixture(scope="session")
 def original_file(
-    original_modules: dict[str, nn.Module],
+    original_modules: dict[str, Any],
     to_original: Callable[..., State],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,7 +74,10 @@ def test_pixels_of_a_picture_are_those_of_diffusers(
 
 
 def test_latent_statistics_are_applied_both_ways(checkpoint: Checkpoint) -> None:
-    statistics = {"latents_mean": [0.5, -1.0, 0.0, 2.0], "latents_std": [2.0, 1.0, 0.5, 3.0]}
+    statistics: dict[str, Any] = {
+        "latents_mean": [0.5, -1.0, 0.0, 2.0],
+        "latents_std": [2.0, 1.0, 0.5, 3.0],
+    }
     plain, normal = loaded(checkpoint), loaded(checkpoint, **statistics)
     mean, std = (torch.tensor(values).view(1, 4, 1, 1) for values in statistics.values())
     pixels, noise = pixels_from_images(picture()), torch.zeros(1, 4, 16, 16)

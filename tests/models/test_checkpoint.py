@@ -1,5 +1,7 @@
 """A source is found by its name, wherever it is, or refused by a typed error."""
 
+import logging
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -102,6 +104,19 @@ def test_names_what_is_wrong_with_a_file(tmp_path: Path, config: SourceConfig) -
 def test_a_hub_that_does_not_answer_is_unavailable(config: SourceConfig, name: str) -> None:
     with pytest.raises(SourceUnavailable, match="cannot fetch owner/model@"):
         locate(name, config)
+
+
+def test_a_hub_model_fetched_before_is_found_without_the_hub(
+    config: SourceConfig, base_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = config.cache_dir / "hub" / "models--owner--model"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    shutil.copytree(base_folder, repository / "snapshots" / commit)
+    with caplog.at_level(logging.INFO, logger="diptych"):
+        assert locate("owner/model", config) == repository / "snapshots" / commit
+    assert f"revision main is commit {commit}" in caplog.text
 
 
 def test_mirrors_a_folder_from_s3(bucket: Upload, s3: SourceConfig, base_folder: Path) -> None:

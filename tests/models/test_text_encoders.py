@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -67,13 +68,14 @@ def test_rows_of_a_call_do_not_change_each_other(base: Expert) -> None:
 
 def test_computes_equal_texts_of_a_call_once(base: Expert, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    first = base.text.encoders[0]
-    original = first.module.forward
-    monkeypatch.setattr(
-        first.module,
-        "forward",
-        lambda ids, **options: (sizes.append(len(ids)), original(ids, **options))[1],
-    )
+    module = base.text.encoders[0].module
+    original = module.forward
+
+    def counting(ids: torch.Tensor, **options: Any) -> Any:
+        sizes.append(len(ids))
+        return original(ids, **options)
+
+    monkeypatch.setattr(module, "forward", counting)
     base.text.encode([PromptRow(text="a red circle")] * 5 + [PromptRow(text="a square")])
     assert sizes == [2]
 

@@ -2,10 +2,12 @@
 
 import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import (
     HFValidationError,
     InferenceTimeoutError,
@@ -31,6 +33,8 @@ _HUB_PATTERNS = (
     "model_index.json",
     *(f"{part}/*.{suffix}" for part in _PARTS for suffix in ("json", "txt", "safetensors")),
 )
+_TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json")
+_PROBE_TIMEOUT_S = 10.0
 _TRANSPORT_ERROR: type[Exception] = InferenceTimeoutError.__mro__[1]
 """The HTTP library's own error; releases of the hub differ in which library that is."""
 _HUB_FP16_FILES = ("*.fp16.safetensors", "*.fp16-*.safetensors", "*.non_ema.safetensors")
@@ -119,8 +123,7 @@ def _from_hub(repository: str, revision: str, config: SourceConfig) -> Path:
 def _clip_tokenizer(config: SourceConfig) -> Path:
     if config.tokenizer_dir is not None:
         return config.tokenizer_dir
-    patterns = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
-    return _snapshot(CLIP_REPOSITORY, CLIP_REVISION, config, allow=patterns)
+    return _snapshot(CLIP_REPOSITORY, CLIP_REVISION, config, allow=_TOKENIZER_FILES)
 
 
 def _snapshot(
@@ -131,7 +134,11 @@ def _snapshot(
     allow: tuple[str, ...] = _HUB_PATTERNS,
     ignore: tuple[str, ...] = (),
 ) -> Path:
-    try:
+    """Return a repository's files, fetched or, while the hub does not answer, fetched before."""
+    with _hub_errors(repository, revision, config):
+        is_reachable = _is_reachable(repository, revision, config)
+        if not is_reachable:
+            _log.warning("hub does not answer for %s; looking in %s", repository, config.cache_dir)
         folder = snapshot_download(
             repository,
             revision=revision,
@@ -139,10 +146,31 @@ def _snapshot(
             allow_patterns=list(allow),
             ignore_patterns=list(ignore),
             endpoint=config.hub_endpoint,
+            local_files_only=not is_reachable,
         )
+    return Path(folder)
+
+
+def _is_reachable(repository: str, revision: str, config: SourceConfig) -> bool:
+    """Ask the hub once, since its own downloads go on asking for half a minute."""
+    try:
+        HfApi(endpoint=config.hub_endpoint).repo_info(
+            repository, revision=revision, timeout=_PROBE_TIMEOUT_S
+        )
+    except (RepositoryNotFoundError, RevisionNotFoundError):
+        raise
+    except (_TRANSPORT_ERROR, OSError):
+        return False
+    return True
+
+
+@contextmanager
+def _hub_errors(repository: str, revision: str, config: SourceConfig) -> Iterator[None]:
+    """Turn the hub's errors into this package's."""
+    try:
+        yield
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
         raise ModelNotFound(f"{repository}@{revision}", str(error).splitlines()[0]) from error
     except (_TRANSPORT_ERROR, OSError) as error:
         detail = f"cannot fetch {repository}@{revision}: {type(error).__name__}"
         raise SourceUnavailable(config.hub_endpoint or "huggingface.co", detail) from error
-    return Path(folder)

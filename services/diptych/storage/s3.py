@@ -1,6 +1,7 @@
 """An S3 bucket; the only module that knows boto3."""
 
 import hashlib
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,8 @@ class S3Config:
     connect_timeout_s: float = 5.0
     read_timeout_s: float = 60.0
     num_attempts: int = 3
+    page_size: int = 1000
+    """Keys per listing call; stores give at most 1000."""
 
 
 class S3Store:
@@ -40,6 +43,7 @@ class S3Store:
     def __init__(self, bucket: str, config: S3Config | None = None) -> None:
         config = config or S3Config()
         self._bucket = bucket
+        self._page_size = config.page_size
         self._client: Any = boto3.session.Session().client(
             "s3",
             endpoint_url=config.endpoint_url,
@@ -62,7 +66,11 @@ class S3Store:
         try:
             entries = [
                 entry
-                for page in pages.paginate(Bucket=self._bucket, Prefix=prefix)
+                for page in pages.paginate(
+                    Bucket=self._bucket,
+                    Prefix=prefix,
+                    PaginationConfig={"PageSize": self._page_size},
+                )
                 for entry in page.get("Contents", ())
             ]
         except (BotoCoreError, ClientError) as error:
@@ -78,7 +86,7 @@ class S3Store:
             answer = self._client.get_object(
                 Bucket=self._bucket, Key=stored.key, IfMatch=stored.etag
             )
-            with answer["Body"] as body:
+            with closing(answer["Body"]) as body:
                 size_bytes, md5 = _write(path, body.iter_chunks(_READ_BYTES))
         except (BotoCoreError, ClientError) as error:
             raise self._translate(error, stored.key) from error
