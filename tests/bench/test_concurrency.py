@@ -12,7 +12,7 @@ FEWEST_STEPS = {"heun": 12}
 
 def test_24_unlike_requests_at_once_equal_each_alone(server: Serving) -> None:
     recipes = [
-        replace(recipe, num_steps=FEWEST_STEPS.get(recipe.solver, 5) + index % 6)
+        replace(recipe, num_steps=FEWEST_STEPS.get(recipe.solver, 4) + index % 5)
         for index, recipe in enumerate(mixed_recipes(24, seed=2))
     ]
     found = compare_alone(server.client, recipes)

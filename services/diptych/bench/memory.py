@@ -12,14 +12,15 @@ from diptych.clients.events import Queued
 from diptych.clients.inference import InferenceClient
 from diptych.errors import FieldViolation, SettingInvalid
 
-__all__ = ["MAX_GROWTH", "Memory", "measure_memory", "resident_bytes"]
+__all__ = ["MAX_GROWTH", "NUM_SETTLING", "Memory", "measure_memory", "resident_bytes"]
 
 MAX_GROWTH = 0.02
+NUM_SETTLING: Final = 32
+"""Requests at least before the first look: allocators fill their pools."""
+_SETTLING_SHARE: Final = 0.2
+"""The same, as a share of the requests after it."""
 _AT_ONCE: Final = 16
 _STATUS: Final = Path("/proc/self/status")
-_SETTLE_SHARE: Final = 0.2
-"""Requests before the first look, as a share of those after it: allocators fill their pools."""
-_MIN_SETTLE: Final = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +62,7 @@ def measure_memory(
         progress: Called after every request.
     """
     recipes = [replace(r, num_steps=4, boundary=0.5) for r in mixed_recipes(64)]
-    num_settling = max(_MIN_SETTLE, int(num_requests * _SETTLE_SHARE))
+    num_settling = max(NUM_SETTLING, int(num_requests * _SETTLING_SHARE))
 
     def paint(index: int) -> None:
         server.client.generate_images(recipes[index % len(recipes)].call("png"))
