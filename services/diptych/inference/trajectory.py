@@ -140,7 +140,7 @@ class ImageRequest:
     deadline: float | None = None
     """Instant on the engine's clock after which the answer is worthless."""
     skip_draws: int = 0
-    """Solver noises already drawn from each image's seed before the latents were handed over."""
+    """Noises, the first latents' included, drawn from each seed before these were handed over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,7 +200,7 @@ class ImageReady:
     data: bytes = b""
     latents: NDArray[np.float32] | None = None
     draws: int = 0
-    """Solver noises drawn so far from this image's seed; what a later ``Refine`` skips."""
+    """Noises, the first latents' included, drawn from this seed; what a later ``Refine`` skips."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

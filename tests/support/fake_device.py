@@ -1,0 +1,213 @@
+"""An engine on a fake device: what it is asked is noted, and its ticks can be held."""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+
+import numpy as np
+
+from diptych.errors import DiptychError, EngineFault, PromptTooLong
+from diptych.inference.engine import Engine, EngineConfig
+from diptych.inference.ports import Finished, Measurement, Picture, Placement, Row
+from diptych.inference.route import Route
+from diptych.inference.trajectory import (
+    Completed,
+    Event,
+    Expert,
+    Failed,
+    ImageRequest,
+    StageSettings,
+)
+
+__all__ = ["FakeDecoder", "FakeExecutor", "FakeObserver", "Mailbox", "Rig", "request"]
+
+
+class Clock:
+    """A clock that only moves when told."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class FakeExecutor:
+    """Keeps which request is in which slot, and counts; a gate can hold its ticks."""
+
+    def __init__(self) -> None:
+        self.slots: dict[int, Placement] = {}
+        self.ticks: list[tuple[Expert, list[str]]] = []
+        self.encoded: list[list[str]] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.reached = threading.Event()
+        self.before_run: Callable[[list[str]], None] = lambda names: None
+        self.warm_up_error: Exception | None = None
+
+    def route(self, request: ImageRequest) -> Route:
+        cut = round((request.boundary or 1.0) * request.num_steps)
+        steps = range(request.num_steps)
+        return Route(
+            experts=tuple(Expert.BASE if step < cut else Expert.REFINER for step in steps),
+            num_rows=(2,) * request.num_steps,
+            steps=tuple(step + 1 for step in steps),
+            num_steps=request.num_steps,
+            coefficients=np.zeros((request.num_steps, 1), np.float32),
+            needs_noise=(False,) * request.num_steps,
+            start=(0.0, 1.0),
+        )
+
+    def warm_up(self) -> Sequence[Measurement]:
+        if self.warm_up_error is not None:
+            raise self.warm_up_error
+        sample = Measurement(expert=Expert.BASE, num_pixels=64 * 64, num_rows=2, seconds=2.0)
+        return [sample, replace(sample, expert=Expert.REFINER)]
+
+    def encode(self, requests: Sequence[ImageRequest]) -> Sequence[SimpleNamespace | DiptychError]:
+        names = [request.request_id for request in requests]
+        self.encoded.append(names)
+        if any(name.startswith("unencodable") for name in names):
+            raise RuntimeError("no such word")
+        return [
+            PromptTooLong(field="prompt", num_tokens=99, limit=77, cut_text="x")
+            if name.startswith("long")
+            else SimpleNamespace(text_lengths={Expert.BASE: 77, Expert.REFINER: 77})
+            for name in names
+        ]
+
+    def place(self, placement: Placement) -> None:
+        assert placement.slot not in self.slots, "a slot holds one image"
+        if placement.request.request_id.startswith("unplaceable"):
+            raise RuntimeError("cannot be placed")
+        self.slots[placement.slot] = placement
+
+    def run(self, expert: Expert, rows: Sequence[Row]) -> Sequence[object | None]:
+        names = [self.slots[row.slot].request.request_id for row in rows]
+        self.before_run(names)
+        self.ticks.append((expert, names))
+        self.reached.set()
+        assert self.gate.wait(10)
+        return ["denoised" if row.preview else None for row in rows]
+
+    def take(self, slot: int) -> Finished:
+        return Finished(latents=self.slots.pop(slot).request.request_id, draws=1)
+
+    def release(self, slot: int) -> None:
+        self.slots.pop(slot, None)
+
+
+class FakeDecoder:
+    """Answers at once, in the thread that asks."""
+
+    def decode(
+        self,
+        latents: object,
+        request: ImageRequest,
+        done: Callable[[Picture | DiptychError], None],
+    ) -> None:
+        if request.request_id.startswith("nan"):
+            done(EngineFault("latents are not finite"))
+        else:
+            done(Picture(width=request.width, height=request.height, data=str(latents).encode()))
+
+    def preview(
+        self,
+        denoised: object,
+        request: ImageRequest,
+        done: Callable[[Picture | DiptychError], None],
+    ) -> None:
+        done(Picture(width=8, height=8, data=b"small"))
+
+    def stop(self) -> None:
+        pass
+
+
+@dataclass
+class FakeObserver:
+    """Remembers what it hears."""
+
+    ticks: list[tuple[Expert, int]] = field(default_factory=list)
+    finished: list[str | None] = field(default_factory=list)
+
+    def on_tick(self, *, expert: Expert, num_rows: int, seconds: float) -> None:
+        self.ticks.append((expert, num_rows))
+
+    def on_queue_time(self, seconds: float) -> None:
+        pass
+
+    def on_decode(self, seconds: float) -> None:
+        pass
+
+    def on_finish(self, *, seconds: float, num_images: int, reason: str | None) -> None:
+        self.finished.append(reason)
+
+
+class Mailbox:
+    """A listener that can be waited for."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self._ended = threading.Event()
+
+    def __call__(self, event: Event) -> None:
+        self.events.append(event)
+        if isinstance(event, Completed | Failed):
+            self._ended.set()
+
+    def end(self) -> Event:
+        assert self._ended.wait(10), "the request ends"
+        return self.events[-1]
+
+    def error(self) -> DiptychError:
+        end = self.end()
+        assert isinstance(end, Failed)
+        return end.error
+
+
+class Rig:
+    """An engine on fakes."""
+
+    def __init__(self, **config: int) -> None:
+        self.executor, self.observer, self.clock = FakeExecutor(), FakeObserver(), Clock()
+        self.engine = Engine(
+            self.executor,
+            FakeDecoder(),
+            observer=self.observer,
+            config=EngineConfig(**config),
+            clock=self.clock,
+        )
+
+    def start(self) -> None:
+        self.engine.start()
+        assert self.engine.wait_ready(10)
+
+    def submit(self, name: str = "a", **settings: object) -> Mailbox:
+        mailbox = Mailbox()
+        self.engine.submit(request(name, **settings), mailbox)
+        return mailbox
+
+    def hold(self) -> None:
+        """Let the next tick begin but not end."""
+        self.executor.gate.clear()
+        self.executor.reached.clear()
+
+    def wait_held(self) -> None:
+        assert self.executor.reached.wait(10)
+
+    def settle(self) -> None:
+        """Wait until the engine has done all that was asked of it."""
+        self.submit("settle", num_steps=1).end()
+
+
+def request(name: str, **settings: object) -> ImageRequest:
+    base = ImageRequest(
+        request_id=name,
+        width=64,
+        height=64,
+        seed=7,
+        num_steps=4,
+        base=StageSettings(prompt="a cat"),
+    )
+    return replace(base, **settings)  # type: ignore[arg-type]
