@@ -1,11 +1,10 @@
 """``diptych generate``: prompts in, pictures or latents out."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.markup import escape
 
-from diptych.cli.embedded import connect
+from diptych.cli.calling import Destination, Where, run
 from diptych.cli.files import format_of
 from diptych.cli.options import (
     GENERATE_FLAGS,
@@ -30,11 +29,10 @@ from diptych.cli.options import (
     TokenFile,
     parse_size,
 )
-from diptych.cli.painting import Painted, follow, preview_saver, save, settings_of
-from diptych.cli.report import Report, reporting
+from diptych.cli.report import reporting
 from diptych.clients.calls import GenerateCall, Stage
 
-__all__ = ["generate", "tell"]
+__all__ = ["generate"]
 
 _STAGES, _SAMPLING = "Prompts and guidance", "Sampling"
 
@@ -122,20 +120,11 @@ def generate(
     with reporting(as_json=as_json, flags=GENERATE_FLAGS) as report:
         chosen = format_of(output_format, out)
         width, height = parse_size(size) if size else (None, None)
-        base_stage = Stage(
-            prompt=prompt,
-            negative_prompt=negative,
-            guidance_scale=guidance,
-            guidance_rescale=guidance_rescale,
-        )
+        stage = _stage(prompt, negative, guidance, guidance_rescale)
         call = GenerateCall(
-            base=base_stage,
+            base=stage,
             refiner=_refiner_stage(
-                base_stage,
-                prompt=refiner_prompt,
-                negative_prompt=refiner_negative,
-                guidance_scale=refiner_guidance,
-                guidance_rescale=refiner_guidance_rescale,
+                stage, refiner_prompt, refiner_negative, refiner_guidance, refiner_guidance_rescale
             ),
             base_only=base_only,
             boundary=boundary,
@@ -151,57 +140,36 @@ def generate(
             quality=quality,
             preview_every=preview_every,
         )
-        on_preview = preview_saver(out, chosen, report)
-        with connect(report, server, base=base, refiner=refiner, token_file=token_file) as client:
-            events = client.generate(call, timeout_s=timeout)
-            painted = follow(events, report, on_preview=on_preview)
-        files = save(painted, out, output_format=chosen, settings=settings_of(call))
-        tell(report, painted, files)
+        where = Where(
+            server=server, token_file=token_file, timeout_s=timeout, base=base, refiner=refiner
+        )
+        run(report, call, where=where, destination=Destination(out=out, output_format=chosen))
 
 
-def tell(report: Report, painted: Painted, files: list[dict[str, Any]]) -> None:
-    """Say what was written, to a person or as the command's JSON object."""
-    resolved, timings = painted.resolved, painted.timings
-    for file in files:
-        report.say(f"{escape(file['path'])}  [dim]seed {file['seed']}[/]")
-    boundary = f", boundary {resolved.boundary}" if resolved.boundary else ""
-    report.note(
-        f"[dim]{resolved.width}x{resolved.height}, {resolved.num_steps} steps of "
-        f"{resolved.solver}{boundary}; {timings.total_s:.2f} s[/]"
-    )
-    report.answer(
-        {
-            "request_id": resolved.request_id,
-            "seed": resolved.seed,
-            "num_images": resolved.num_images,
-            "num_steps": resolved.num_steps,
-            "width": resolved.width,
-            "height": resolved.height,
-            "solver": resolved.solver,
-            "boundary": resolved.boundary,
-            "files": files,
-            "timings": {
-                name: getattr(timings, name)
-                for name in ("queue_s", "encode_s", "base_s", "refiner_s", "decode_s", "total_s")
-            },
-        }
+def _stage(
+    prompt: str, negative: str | None, guidance: float | None, guidance_rescale: float
+) -> Stage:
+    return Stage(
+        prompt=prompt,
+        negative_prompt=negative,
+        guidance_scale=guidance,
+        guidance_rescale=guidance_rescale,
     )
 
 
 def _refiner_stage(
     base: Stage,
-    *,
     prompt: str | None,
-    negative_prompt: str | None,
-    guidance_scale: float | None,
+    negative: str | None,
+    guidance: float | None,
     guidance_rescale: float | None,
 ) -> Stage | None:
     """Return the refiner's stage, None when no flag speaks of it; open fields are the base's."""
-    if (prompt, negative_prompt, guidance_scale, guidance_rescale) == (None,) * 4:
+    if (prompt, negative, guidance, guidance_rescale) == (None,) * 4:
         return None
-    return Stage(
-        prompt=base.prompt if prompt is None else prompt,
-        negative_prompt=base.negative_prompt if negative_prompt is None else negative_prompt,
-        guidance_scale=base.guidance_scale if guidance_scale is None else guidance_scale,
-        guidance_rescale=base.guidance_rescale if guidance_rescale is None else guidance_rescale,
+    return _stage(
+        base.prompt if prompt is None else prompt,
+        base.negative_prompt if negative is None else negative,
+        base.guidance_scale if guidance is None else guidance,
+        base.guidance_rescale if guidance_rescale is None else guidance_rescale,
     )

@@ -7,9 +7,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from diptych.cli.embedded import connect
+from diptych.cli.calling import Destination, Where, run
 from diptych.cli.files import LatentsFile, format_of, is_latents_file, read_latents
-from diptych.cli.generate import tell
 from diptych.cli.options import (
     REFINE_FLAGS,
     AsJson,
@@ -30,7 +29,6 @@ from diptych.cli.options import (
     Timeout,
     TokenFile,
 )
-from diptych.cli.painting import follow, preview_saver, save, settings_of
 from diptych.cli.report import reporting
 from diptych.clients.calls import ImageSource, Latents, RefineCall, Stage
 from diptych.errors import FieldViolation, InvalidRequest
@@ -93,17 +91,7 @@ def refine(
         chosen = format_of(output_format, out)
         found, made_with = _read(source, strength)
         call = RefineCall(
-            refiner=Stage(
-                prompt=_first(prompt, made_with.get("refiner.prompt"), made_with.get("base.prompt"))
-                or "",
-                negative_prompt=_first(
-                    negative,
-                    made_with.get("refiner.negative_prompt"),
-                    made_with.get("base.negative_prompt"),
-                ),
-                guidance_scale=guidance,
-                guidance_rescale=guidance_rescale,
-            ),
+            refiner=_stage(made_with, prompt, negative, guidance, guidance_rescale),
             source=found,
             boundary=boundary,
             num_images=num_images,
@@ -118,11 +106,28 @@ def refine(
             quality=quality,
             preview_every=preview_every,
         )
-        on_preview = preview_saver(out, chosen, report)
-        with connect(report, server, refiner=refiner, token_file=token_file) as client:
-            events = client.refine(call, timeout_s=timeout)
-            painted = follow(events, report, on_preview=on_preview)
-        tell(report, painted, save(painted, out, output_format=chosen, settings=settings_of(call)))
+        where = Where(server=server, token_file=token_file, timeout_s=timeout, refiner=refiner)
+        run(report, call, where=where, destination=Destination(out=out, output_format=chosen))
+
+
+def _stage(
+    made_with: Mapping[str, str],
+    prompt: str | None,
+    negative: str | None,
+    guidance: float | None,
+    guidance_rescale: float,
+) -> Stage:
+    """Return the refiner's stage; words that no flag gives are those the latents were made for."""
+
+    def words(given: str | None, name: str) -> str | None:
+        return _first(given, made_with.get(f"refiner.{name}"), made_with.get(f"base.{name}"))
+
+    return Stage(
+        prompt=words(prompt, "prompt") or "",
+        negative_prompt=words(negative, "negative_prompt"),
+        guidance_scale=guidance,
+        guidance_rescale=guidance_rescale,
+    )
 
 
 def _read(source: Path, strength: float | None) -> tuple[Latents | ImageSource, Mapping[str, str]]:
