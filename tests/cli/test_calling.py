@@ -29,3 +29,13 @@ def test_place_that_cannot_be_written_is_an_error_not_a_traceback(
     destination = Destination(out=tmp_path / "file" / "a.png", output_format="png")
     with pytest.raises(InvalidRequest, match="cannot write"):
         run(Report(as_json=True), CALL, where=Where(server=server), destination=destination)
+
+
+def test_place_that_cannot_be_written_is_refused_before_any_server_is_asked(
+    tmp_path: Path, free_port: int
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    destination = Destination(out=tmp_path / "file" / "a.png", output_format="png")
+    where = Where(server=f"127.0.0.1:{free_port}")
+    with pytest.raises(InvalidRequest, match="cannot write"):
+        run(Report(as_json=True), CALL, where=where, destination=destination)

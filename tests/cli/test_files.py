@@ -1,5 +1,11 @@
 """Answers land where ``-o`` says, whole or not at all, and latents come back as they were."""
 
+import json
+import resource
+import signal
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +13,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from diptych.cli.files import (
+    check_destination,
     format_of,
     is_latents_file,
     picture_paths,
@@ -41,6 +48,17 @@ def test_flag_and_suffix_that_disagree_are_refused() -> None:
 def test_unknown_format_is_refused_with_the_known_ones() -> None:
     with pytest.raises(InvalidRequest, match="'tiff' is none of png, webp, jpeg, latents"):
         format_of("tiff", None)
+
+
+def test_suffix_of_an_unknown_format_is_refused_unless_the_format_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match=r"'\.gif' of .*a\.gif is none of \.png"):
+        format_of(None, tmp_path / "a.gif")
+    assert format_of("png", tmp_path / "a.gif") == "png"
+
+
+def test_folder_with_a_dot_in_its_name_names_no_format(tmp_path: Path) -> None:
+    (tmp_path / "v1.5").mkdir()
+    assert format_of(None, tmp_path / "v1.5") == "png"
 
 
 @pytest.mark.parametrize(
@@ -80,6 +98,44 @@ def test_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         write_whole(tmp_path / "file" / "a.png", b"bytes")
 
 
+@contextmanager
+def files_no_larger_than(num_bytes: int) -> Iterator[None]:
+    """Let writes beyond ``num_bytes`` of a file fail, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_write_that_fails_half_way_leaves_what_was_there(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"old")
+    with files_no_larger_than(1000), pytest.raises(InvalidRequest, match="cannot write"):
+        write_whole(tmp_path / "a.png", bytes(5000))
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"a.png": b"old"}
+
+
+def test_name_as_long_as_a_folder_takes_is_written(tmp_path: Path) -> None:
+    path = tmp_path / f"{'n' * 251}.png"
+    write_whole(path, b"bytes")
+    assert path.read_bytes() == b"bytes"
+
+
+@pytest.mark.parametrize("out", ["file/a.png", "file/deep/a.png", f"{'n' * 300}.png"])
+def test_destination_that_cannot_be_written_is_refused_beforehand(tmp_path: Path, out: str) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(InvalidRequest, match="out: cannot write"):
+        check_destination(tmp_path / out, output_format="png")
+
+
+def test_checking_a_destination_makes_nothing(tmp_path: Path) -> None:
+    check_destination(tmp_path / "new" / "deep" / "a.png", output_format="png")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_latents_come_back_bit_for_bit_with_their_settings(tmp_path: Path) -> None:
     latents = np.random.default_rng(0).standard_normal((2, 4, 16, 16), dtype=np.float32)
     write_latents(tmp_path / "a.safetensors", latents, {"seed": 7, "boundary": 0.65, "eta": None})
@@ -105,7 +161,18 @@ def test_file_without_latents_is_refused(tmp_path: Path) -> None:
 
 def test_latents_of_another_rank_are_refused(tmp_path: Path) -> None:
     save_file({"latents": np.zeros((4, 16, 16), np.float32)}, tmp_path / "a.safetensors")
-    with pytest.raises(InvalidRequest, match=r"float32 \[4, 16, 16\], expected float32 \[N, 4"):
+    with pytest.raises(InvalidRequest, match=r"F32 \[4, 16, 16\], expected F32 \[N, 4"):
+        read_latents(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize(("dtype", "size"), [("BF16", 2), ("F8_E4M3", 1), ("F64", 8), ("I32", 4)])
+def test_latents_of_another_dtype_are_refused(tmp_path: Path, dtype: str, size: int) -> None:
+    num_bytes = 256 * size
+    tensor = {"dtype": dtype, "shape": [1, 4, 8, 8], "data_offsets": [0, num_bytes]}
+    header = json.dumps({"latents": tensor}).encode()
+    data = struct.pack("<Q", len(header)) + header + bytes(num_bytes)
+    (tmp_path / "a.safetensors").write_bytes(data)
+    with pytest.raises(InvalidRequest, match=rf"{dtype} \[1, 4, 8, 8\], expected F32"):
         read_latents(tmp_path / "a.safetensors")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from rich.markup import escape
 
 from diptych.cli.embedded import connect
+from diptych.cli.files import check_destination
 from diptych.cli.painting import Painted, follow, preview_saver, save, settings_of
 from diptych.cli.report import Report
 from diptych.clients.calls import GenerateCall, RefineCall
@@ -45,6 +46,7 @@ def run(
         DiptychError: What the server raised, or what kept the files from being written.
     """
     out, output_format = destination.out, destination.output_format
+    check_destination(out, output_format=output_format)
     on_preview = preview_saver(out, output_format, report)
     with connect(
         report,

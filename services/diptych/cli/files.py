@@ -3,8 +3,10 @@
 Every file appears whole or not at all: bytes go beside it first, its name last.
 """
 
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -20,6 +22,7 @@ __all__ = [
     "FORMATS",
     "LATENTS_KEY",
     "LatentsFile",
+    "check_destination",
     "format_of",
     "is_latents_file",
     "picture_paths",
@@ -36,6 +39,8 @@ FORMATS: Mapping[str, tuple[str, ...]] = {
     "latents": (".safetensors",),
 }
 """Output format -> the suffixes that mean it, the usual one first."""
+_LATENT_DTYPES = frozenset({"F32", "F16"})
+"""As safetensors names them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,9 +57,12 @@ def format_of(output_format: str | None, out: Path | None) -> str:
     Raises:
         InvalidRequest: The flag and the suffix name two formats, or the format is unknown.
     """
-    suffix = out.suffix.lower() if out else ""
+    suffix = "" if out is None or _is_folder(out) else out.suffix.lower()
     by_suffix = next((name for name, known in FORMATS.items() if suffix in known), None)
     if output_format is None:
+        if suffix and by_suffix is None:
+            known = ", ".join(name for names in FORMATS.values() for name in names)
+            _refuse("output", f"{suffix!r} of {out} is none of {known}; name the format beside it")
         return by_suffix or "png"
     if output_format not in FORMATS:
         _refuse("output", f"{output_format!r} is none of {', '.join(FORMATS)}")
@@ -73,7 +81,7 @@ def picture_paths(out: Path | None, *, seeds: Sequence[int], output_format: str)
     ``a-1.png``.
     """
     suffix = FORMATS[output_format][0]
-    if out is None or out.is_dir() or not out.suffix:
+    if out is None or _is_folder(out):
         folder = out or Path()
         return [folder / f"diptych-{seed}{suffix}" for seed in seeds]
     if "{seed}" in out.name or "{index}" in out.name:
@@ -88,18 +96,44 @@ def picture_paths(out: Path | None, *, seeds: Sequence[int], output_format: str)
     return [out.with_name(f"{out.stem}-{index}{out.suffix}") for index in range(len(seeds))]
 
 
+def check_destination(out: Path | None, *, output_format: str) -> None:
+    """Check that ``out`` can be written, before anything is painted for it; makes nothing.
+
+    Raises:
+        InvalidRequest: It cannot, by its name or by the folder it would lie in.
+    """
+    (path,) = picture_paths(out, seeds=[0], output_format=output_format)
+    try:
+        with suppress(FileNotFoundError):
+            path.lstat()
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as problem:
+        _refuse_writing(path, problem)
+
+
 def write_whole(path: Path, data: bytes) -> None:
-    """Write ``data`` to ``path``, making its folder; a reader never sees a part of it."""
+    """Write ``data`` to ``path``, making its folder; a reader never sees a part of it.
+
+    Raises:
+        InvalidRequest: It cannot be written; what was there before is unharmed.
+    """
+    part: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False
-        ) as part:
-            part.write(data)
-        Path(part.name).chmod(0o644)
-        Path(part.name).replace(path)
+            dir=path.parent, prefix=".diptych-", suffix=".part", delete=False
+        ) as file:
+            part = Path(file.name)
+            file.write(data)
+        part.chmod(0o644)
+        part.replace(path)
     except OSError as problem:
-        _refuse("out", f"cannot write {path}: {problem.strerror or problem}")
+        _refuse_writing(path, problem)
+    finally:
+        if part is not None:
+            part.unlink(missing_ok=True)
 
 
 def write_latents(path: Path, latents: NDArray[np.float32], settings: Mapping[str, object]) -> None:
@@ -124,18 +158,26 @@ def read_latents(path: Path) -> LatentsFile:
         with safe_open(path, framework="numpy") as file:
             if LATENTS_KEY not in file.keys():  # noqa: SIM118 - safe_open is no mapping
                 _refuse("latents", f"{path} holds no tensor named {LATENTS_KEY!r}")
+            tensor = file.get_slice(LATENTS_KEY)
+            kind, shape = tensor.get_dtype(), tensor.get_shape()
+            if len(shape) != 4 or kind not in _LATENT_DTYPES:
+                _refuse("latents", f"{path} holds {kind} {shape}, expected F32 [N, 4, h, w]")
             latents = file.get_tensor(LATENTS_KEY)
             metadata = dict(file.metadata() or {})
     except (OSError, SafetensorError) as problem:
         raise InvalidRequest(
             [FieldViolation(field="latents", description=f"cannot read {path}: {problem}")]
         ) from problem
-    if latents.ndim != 4 or latents.dtype not in (np.float32, np.float16):
-        _refuse(
-            "latents",
-            f"{path} holds {latents.dtype} {list(latents.shape)}, expected float32 [N, 4, h, w]",
-        )
     return LatentsFile(latents=latents.astype(np.float32), metadata=metadata)
+
+
+def _is_folder(out: Path) -> bool:
+    """Return whether ``out`` is or names a folder; a name that no system takes is none."""
+    return not out.suffix or os.path.isdir(out)  # noqa: PTH112 - Path.is_dir raises on long names
+
+
+def _refuse_writing(path: Path, problem: OSError) -> NoReturn:
+    _refuse("out", f"cannot write {path}: {problem.strerror or problem}")
 
 
 def _refuse(field: str, description: str) -> NoReturn:
