@@ -105,7 +105,7 @@ def test_stream_that_breaks_off_is_an_error(report: Report) -> None:
 
 
 def test_many_calls_keep_their_order(report: Report) -> None:
-    calls = [lambda i=i: events(picture(i)) for i in range(5)]  # type: ignore[misc]
+    calls = [lambda i=i: events(picture(i)) for i in range(5)]
     painted = follow_many(calls, report, at_once=3, label="five")
     assert [one.pictures[0].image_index for one in painted] == list(range(5))
 

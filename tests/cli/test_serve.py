@@ -57,4 +57,4 @@ def test_command_serves_until_sigterm(process: subprocess.Popen[bytes], free_por
         client.wait_until_ready(timeout_s=100.0)
         assert client.get_capabilities().version
     process.send_signal(signal.SIGTERM)
-    assert process.wait(30.0) == 0
+    assert process.wait(60.0) == 0

@@ -1,6 +1,7 @@
 """Chunks become pictures only if everything a server promised is true."""
 
 import hashlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ def latents_image(values: np.ndarray, shape: tuple[int, ...]) -> list[pb.ImageEv
     ]
 
 
-def test_stream_becomes_events_in_order(stream, image) -> None:
+def test_stream_becomes_events_in_order(stream: Any, image: Any) -> None:
     kinds = [type(event) for event in assembled(stream(image(0), image(1)))]
     assert kinds == [Queued, Started, Picture, Picture, Completed]
 
@@ -65,40 +66,40 @@ def test_any_pieces_give_the_bytes_back(data: bytes, piece_bytes: int) -> None:
     assert picture(messages).data == data
 
 
-def test_picture_has_what_its_header_said(stream, image) -> None:
+def test_picture_has_what_its_header_said(stream: Any, image: Any) -> None:
     found = picture(stream(image(0)))
     assert (found.seed, found.width, found.height, found.media_type) == (7, 128, 64, "image/png")
 
 
-def test_encoded_picture_has_no_latents(stream, image) -> None:
+def test_encoded_picture_has_no_latents(stream: Any, image: Any) -> None:
     assert picture(stream(image(0))).latents is None
 
 
-def test_latents_arrive_as_an_array(stream) -> None:
+def test_latents_arrive_as_an_array(stream: Any) -> None:
     values = np.arange(4 * 2 * 3, dtype=np.float32).reshape(4, 2, 3)
     found = picture(stream(latents_image(values, (4, 2, 3))))
     np.testing.assert_array_equal(found.latents, values)
 
 
-def test_latents_arrive_with_their_provenance(stream) -> None:
+def test_latents_arrive_with_their_provenance(stream: Any) -> None:
     found = picture(stream(latents_image(np.zeros((4, 2, 3)), (4, 2, 3))))
     provenance = (found.family, found.boundary, found.num_steps, found.num_draws)
     assert provenance == ("nano", 0.65, 40, 26)
 
 
 @pytest.mark.parametrize("shape", [(4, 2, 2), (4, 6), (-4, -2, 3), (0, 2, 3), ()])
-def test_latents_of_another_shape_are_refused(shape, stream) -> None:
+def test_latents_of_another_shape_are_refused(shape: tuple[int, ...], stream: Any) -> None:
     with pytest.raises(ResponseCorrupt, match="latents of shape"):
         assembled(stream(latents_image(np.zeros((4, 2, 3)), shape)))
 
 
-def test_resolved_boundary_is_none_where_there_is_no_cut(stream) -> None:
+def test_resolved_boundary_is_none_where_there_is_no_cut(stream: Any) -> None:
     queued = assembled(stream())[0]
     assert isinstance(queued, Queued)
     assert queued.resolved.boundary is None
 
 
-def test_progress_names_its_expert(stream) -> None:
+def test_progress_names_its_expert(stream: Any) -> None:
     progress = pb.Progress(image_index=1, step=3, num_steps=9, expert=types.EXPERT_REFINER)
     messages = stream([pb.ImageEvent(progress=progress)])
     found = Assembler()
@@ -119,7 +120,7 @@ def test_event_of_an_unknown_kind_is_skipped() -> None:
     assert Assembler().feed(pb.ImageEvent()) is None
 
 
-def test_changed_byte_is_found(stream, image) -> None:
+def test_changed_byte_is_found(stream: Any, image: Any) -> None:
     messages = stream(image(0))
     messages[3].image_chunk.data = bytes(len(messages[3].image_chunk.data))
     with pytest.raises(ResponseCorrupt, match="digest"):
@@ -151,41 +152,41 @@ def test_stream_that_lacks_a_message_is_refused(dropped: int) -> None:
         assembled(messages)
 
 
-def test_message_after_the_end_is_refused(stream, image) -> None:
+def test_message_after_the_end_is_refused(stream: Any, image: Any) -> None:
     with pytest.raises(ResponseCorrupt, match="after the end"):
         assembled([*stream(image(0)), pb.ImageEvent(started=pb.Started())])
 
 
-def test_call_admitted_twice_is_refused(stream, image) -> None:
+def test_call_admitted_twice_is_refused(stream: Any, image: Any) -> None:
     messages = stream(image(0))
     with pytest.raises(ResponseCorrupt, match="twice"):
         assembled([messages[0], *messages])
 
 
-def test_image_delivered_twice_is_refused(stream, image) -> None:
+def test_image_delivered_twice_is_refused(stream: Any, image: Any) -> None:
     with pytest.raises(ResponseCorrupt, match="not expected"):
         assembled(stream(image(0), image(0)))
 
 
-def test_image_beyond_those_asked_for_is_refused(stream, image) -> None:
+def test_image_beyond_those_asked_for_is_refused(stream: Any, image: Any) -> None:
     with pytest.raises(ResponseCorrupt, match="not expected"):
         assembled(stream(image(1)))
 
 
 @pytest.mark.parametrize("size_bytes", [0, -1, MAX_PICTURE_BYTES + 1])
-def test_absurd_size_is_refused_before_any_byte(size_bytes: int, stream) -> None:
+def test_absurd_size_is_refused_before_any_byte(size_bytes: int, stream: Any) -> None:
     header = pb.ImageHeader(size_bytes=size_bytes)
     with pytest.raises(ResponseCorrupt, match="claims"):
         assembled(stream([pb.ImageEvent(image_header=header)]))
 
 
-def test_image_inside_another_is_refused(stream, image) -> None:
+def test_image_inside_another_is_refused(stream: Any, image: Any) -> None:
     first, second = image(0), image(1)
     with pytest.raises(ResponseCorrupt, match="begins inside"):
         assembled(stream(first[:2], second))
 
 
-def test_more_bytes_than_announced_are_refused(stream, image) -> None:
+def test_more_bytes_than_announced_are_refused(stream: Any, image: Any) -> None:
     messages = image(0)
     messages[0].image_header.size_bytes -= 1
     with pytest.raises(ResponseCorrupt, match="exceeds"):

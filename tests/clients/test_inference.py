@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import hashlib
 import uuid
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -103,32 +104,40 @@ def wait_in_a_loop(config: ClientConfig, timeout_s: float) -> None:
     asyncio.run(call())
 
 
-def both(synchronous: Any, asynchronous: Any) -> Any:
+def both(synchronous: Any, asynchronous: Any) -> pytest.MarkDecorator:
     """Run a test once with each client."""
     return pytest.mark.parametrize("act", [synchronous, asynchronous], ids=["sync", "asyncio"])
 
 
 @both(events_of, events_of_in_a_loop)
-def test_events_arrive_in_order(act, config, script, stream, image) -> None:
+def test_events_arrive_in_order(
+    act: Callable[..., Any], config: ClientConfig, script: Any, stream: Any, image: Any
+) -> None:
     script.events = stream(image(0))
     one_call = [Queued, Started, Picture, Completed]
     assert [type(event) for event in act(config)] == one_call + one_call
 
 
 @both(paint, paint_in_a_loop)
-def test_images_come_in_order_of_their_index(act, config, script, stream, image) -> None:
+def test_images_come_in_order_of_their_index(
+    act: Callable[..., Any], config: ClientConfig, script: Any, stream: Any, image: Any
+) -> None:
     script.events = stream(image(1, b"second"), image(0, b"first"))
     assert [picture.data for picture in act(config)] == [b"first", b"second"]
 
 
 @both(refine, refine_in_a_loop)
-def test_refined_images_come_in_order_of_their_index(act, config, script, stream, image) -> None:
+def test_refined_images_come_in_order_of_their_index(
+    act: Callable[..., Any], config: ClientConfig, script: Any, stream: Any, image: Any
+) -> None:
     script.events = stream(image(1, b"second"), image(0, b"first"))
     assert [picture.data for picture in act(config)] == [b"first", b"second"]
 
 
 @both(paint, paint_in_a_loop)
-def test_image_larger_than_a_message_arrives_whole(act, config, script, stream, image) -> None:
+def test_image_larger_than_a_message_arrives_whole(
+    act: Callable[..., Any], config: ClientConfig, script: Any, stream: Any, image: Any
+) -> None:
     data = bytes(range(256)) * 4096 * 6
     script.events = stream(image(0, data, piece_bytes=1024 * 1024))
     (picture,) = act(config)
@@ -136,12 +145,14 @@ def test_image_larger_than_a_message_arrives_whole(act, config, script, stream, 
 
 
 @both(version, version_in_a_loop)
-def test_capabilities_are_read(act, config) -> None:
+def test_capabilities_are_read(act: Callable[..., Any], config: ClientConfig) -> None:
     assert act(config) == "0.1.0"
 
 
 @both(paint, paint_in_a_loop)
-def test_error_of_the_server_is_raised_as_itself(act, config, script) -> None:
+def test_error_of_the_server_is_raised_as_itself(
+    act: Callable[..., Any], config: ClientConfig, script: Any
+) -> None:
     violation = errors.FieldViolation(field="width", description="100 is not a multiple of 8")
     script.error = errors.InvalidRequest([violation])
     with pytest.raises(errors.InvalidRequest) as caught:
@@ -150,21 +161,27 @@ def test_error_of_the_server_is_raised_as_itself(act, config, script) -> None:
 
 
 @both(paint, paint_in_a_loop)
-def test_error_after_some_events_is_raised(act, config, script, stream) -> None:
+def test_error_after_some_events_is_raised(
+    act: Callable[..., Any], config: ClientConfig, script: Any, stream: Any
+) -> None:
     script.events, script.error = stream()[:2], errors.EngineFault("row")
     with pytest.raises(errors.EngineFault):
         act(config)
 
 
 @both(paint, paint_in_a_loop)
-def test_stream_that_breaks_off_is_corrupt(act, config, script, stream, image) -> None:
+def test_stream_that_breaks_off_is_corrupt(
+    act: Callable[..., Any], config: ClientConfig, script: Any, stream: Any, image: Any
+) -> None:
     script.events = stream(image(0))[:-1]
     with pytest.raises(errors.ResponseCorrupt, match="broke off"):
         act(config)
 
 
 @both(paint, paint_in_a_loop)
-def test_call_without_a_name_gets_one(act, config, script, stream, image) -> None:
+def test_call_without_a_name_gets_one(
+    act: Callable[..., Any], config: ClientConfig, script: Any, stream: Any, image: Any
+) -> None:
     script.events = stream(image(0))
     act(config)
     name = script.requests[0].request_id
@@ -172,13 +189,17 @@ def test_call_without_a_name_gets_one(act, config, script, stream, image) -> Non
 
 
 @both(paint, paint_in_a_loop)
-def test_name_of_the_request_is_also_in_the_metadata(act, config, script, stream, image) -> None:
+def test_name_of_the_request_is_also_in_the_metadata(
+    act: Callable[..., Any], config: ClientConfig, script: Any, stream: Any, image: Any
+) -> None:
     script.events = stream(image(0))
     act(config)
     assert script.metadata[0]["x-request-id"] == script.requests[0].request_id
 
 
-def test_name_that_the_caller_chose_is_kept(config, script, stream, image) -> None:
+def test_name_that_the_caller_chose_is_kept(
+    config: ClientConfig, script: Any, stream: Any, image: Any
+) -> None:
     script.events = stream(image(0))
     with InferenceClient(config) as client:
         client.generate_images(dataclasses.replace(GENERATE, request_id="mine"))
@@ -187,7 +208,7 @@ def test_name_that_the_caller_chose_is_kept(config, script, stream, image) -> No
 
 @both(paint, paint_in_a_loop)
 def test_call_that_was_refused_for_now_is_repeated_by_the_same_name(
-    act, config, script, stream, image
+    act: Callable[..., Any], config: ClientConfig, script: Any, stream: Any, image: Any
 ) -> None:
     script.events = stream(image(0))
     script.error, script.num_refusals = errors.Draining(retry_after_s=0.02), 2
@@ -197,39 +218,51 @@ def test_call_that_was_refused_for_now_is_repeated_by_the_same_name(
 
 
 @both(version, version_in_a_loop)
-def test_token_is_sent_with_every_call(act, config, script) -> None:
+def test_token_is_sent_with_every_call(
+    act: Callable[..., Any], config: ClientConfig, script: Any
+) -> None:
     act(dataclasses.replace(config, token="secret"))
     assert script.metadata[0]["authorization"] == "Bearer secret"
 
 
 @both(version, version_in_a_loop)
-def test_no_token_sends_no_authorization(act, config, script) -> None:
+def test_no_token_sends_no_authorization(
+    act: Callable[..., Any], config: ClientConfig, script: Any
+) -> None:
     act(config)
     assert "authorization" not in script.metadata[0]
 
 
 @both(paint, paint_in_a_loop)
-def test_deadline_of_the_call_ends_it(act, config, script, stream) -> None:
+def test_deadline_of_the_call_ends_it(
+    act: Callable[..., Any], config: ClientConfig, script: Any, stream: Any
+) -> None:
     script.events, script.hang = stream()[:2], True
     with pytest.raises(errors.DeadlinePassed):
         act(config, timeout_s=0.3)
 
 
 @both(paint, paint_in_a_loop)
-def test_deadline_of_the_client_ends_a_call_without_one(act, config, script, stream) -> None:
+def test_deadline_of_the_client_ends_a_call_without_one(
+    act: Callable[..., Any], config: ClientConfig, script: Any, stream: Any
+) -> None:
     script.events, script.hang = stream()[:2], True
     with pytest.raises(errors.DeadlineExceeded):
         act(dataclasses.replace(config, timeout_s=0.3))
 
 
 @both(leave_early, leave_early_in_a_loop)
-def test_leaving_early_cancels_the_call_on_the_server(act, config, script, stream) -> None:
+def test_leaving_early_cancels_the_call_on_the_server(
+    act: Callable[..., Any], config: ClientConfig, script: Any, stream: Any
+) -> None:
     script.events, script.hang = stream()[:2], True
     act(config)
     assert script.left.wait(timeout=30)
 
 
-async def test_cancelled_task_cancels_the_call_on_the_server(config, script, stream) -> None:
+async def test_cancelled_task_cancels_the_call_on_the_server(
+    config: ClientConfig, script: Any, stream: Any
+) -> None:
     script.events, script.hang = stream()[:2], True
     async with AsyncInferenceClient(config) as client:
         task = asyncio.create_task(client.generate_images(GENERATE))
@@ -242,7 +275,9 @@ async def test_cancelled_task_cancels_the_call_on_the_server(config, script, str
 
 @pytest.mark.parametrize("address", ["127.0.0.1:{port}", "no-such-host.invalid:1"])
 @both(version, version_in_a_loop)
-def test_address_without_a_server_is_unavailable(act, address, free_port) -> None:
+def test_address_without_a_server_is_unavailable(
+    act: Callable[..., Any], address: str, free_port: int
+) -> None:
     channel = ChannelConfig(address=address.format(port=free_port), max_attempts=2)
     with pytest.raises(errors.ServerUnreachable) as caught:
         act(ClientConfig(channel=channel, timeout_s=20.0))
@@ -250,13 +285,17 @@ def test_address_without_a_server_is_unavailable(act, address, free_port) -> Non
 
 
 @both(paint, paint_in_a_loop)
-def test_streaming_from_an_address_without_a_server_is_unavailable(act, free_port) -> None:
+def test_streaming_from_an_address_without_a_server_is_unavailable(
+    act: Callable[..., Any], free_port: int
+) -> None:
     channel = ChannelConfig(address=f"127.0.0.1:{free_port}", max_attempts=1)
     with pytest.raises(errors.ServerUnreachable, match=str(free_port)):
         act(ClientConfig(channel=channel, timeout_s=20.0))
 
 
-def test_value_no_message_holds_is_refused_before_any_call(config, script) -> None:
+def test_value_no_message_holds_is_refused_before_any_call(
+    config: ClientConfig, script: Any
+) -> None:
     bad = dataclasses.replace(GENERATE, output="gif")
     with InferenceClient(config) as client, pytest.raises(errors.InvalidRequest, match="output"):
         client.generate_images(bad)
@@ -264,13 +303,17 @@ def test_value_no_message_holds_is_refused_before_any_call(config, script) -> No
 
 
 @both(wait, wait_in_a_loop)
-def test_waiting_for_a_ready_server_returns(act, config, running) -> None:
+def test_waiting_for_a_ready_server_returns(
+    act: Callable[..., Any], config: ClientConfig, running: Any
+) -> None:
     running.set_ready()
     act(config, 30.0)
 
 
 @both(wait, wait_in_a_loop)
-def test_waiting_returns_when_the_server_becomes_ready(act, config, running) -> None:
+def test_waiting_returns_when_the_server_becomes_ready(
+    act: Callable[..., Any], config: ClientConfig, running: Any
+) -> None:
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(act, config, 30.0)
         running.set_ready()
@@ -278,6 +321,8 @@ def test_waiting_returns_when_the_server_becomes_ready(act, config, running) -> 
 
 
 @both(wait, wait_in_a_loop)
-def test_waiting_for_a_server_that_does_not_get_ready_ends(act, config) -> None:
+def test_waiting_for_a_server_that_does_not_get_ready_ends(
+    act: Callable[..., Any], config: ClientConfig
+) -> None:
     with pytest.raises(errors.ServerUnreachable, match=r"not ready within 0\.3 s"):
         act(config, 0.3)

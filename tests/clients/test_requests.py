@@ -1,6 +1,7 @@
 """Calls become messages that say the same, and say nothing where the call says nothing."""
 
 import hashlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ STAGE_MESSAGE = types.StageSettings(
     aesthetic_score=7.0,
     negative_aesthetic_score=1.5,
 )
-SHARED = {
+SHARED: dict[str, Any] = {
     "request_id": "r",
     "num_images": 2,
     "seed": 2**62,
@@ -42,8 +43,12 @@ SHARED = {
     "quality": 80,
     "preview_every": 5,
 }
-SIZES = {"original_size": (10, 20), "crop_top_left": (1, 2), "target_size": (30, 40)}
-SIZE_MESSAGES = {
+SIZES: dict[str, Any] = {
+    "original_size": (10, 20),
+    "crop_top_left": (1, 2),
+    "target_size": (30, 40),
+}
+SIZE_MESSAGES: dict[str, Any] = {
     "original_size": types.Size(height=10, width=20),
     "crop_top_left": types.CropOffset(top=1, left=2),
     "target_size": types.Size(height=30, width=40),

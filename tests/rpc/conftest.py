@@ -61,7 +61,7 @@ def serve(stack: AsyncExitStack) -> Serve:
         server = RpcServer(config or ServerConfig(port=0), **keywords)
         server.add_service(
             "diptych.v1.InferenceService",
-            Scripted(behaviour),
+            Scripted(behaviour),  # type: ignore[abstract] # Refine stays unimplemented
             pb_grpc.add_InferenceServiceServicer_to_server,
         )
         return await stack.enter_async_context(server)

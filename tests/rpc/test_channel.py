@@ -1,6 +1,8 @@
 """Channels retry what may be retried, and nothing else."""
 
 import json
+from collections.abc import AsyncGenerator
+from typing import Any
 
 import grpc
 import pytest
@@ -19,25 +21,27 @@ class Failing:
     def __init__(self, error: Exception, num_failures: int) -> None:
         self.error, self.left, self.num_calls = error, num_failures, 0
 
-    async def __call__(self, request, context):
+    async def __call__(
+        self, request: pb.GenerateRequest, context: Any
+    ) -> AsyncGenerator[pb.GenerateResponse]:
         self.num_calls += 1
         if self.num_calls <= self.left:
             raise self.error
         yield STARTED
 
 
-async def answer(port: int, connect, *, max_attempts: int) -> pb.GenerateResponse:
+async def answer(port: int, connect: Any, *, max_attempts: int) -> pb.GenerateResponse:
     channel = await connect(port, max_attempts=max_attempts)
     return await anext(aiter(pb_grpc.InferenceServiceStub(channel).Generate(pb.GenerateRequest())))
 
 
-async def test_unavailable_call_is_tried_again(serve, connect) -> None:
+async def test_unavailable_call_is_tried_again(serve: Any, connect: Any) -> None:
     failing = Failing(Draining(retry_after_s=0.05), num_failures=2)
     server = await serve(failing)
     assert await answer(server.port, connect, max_attempts=4) == STARTED
 
 
-async def test_call_is_tried_no_more_often_than_configured(serve, connect) -> None:
+async def test_call_is_tried_no_more_often_than_configured(serve: Any, connect: Any) -> None:
     failing = Failing(Draining(retry_after_s=0.01), num_failures=9)
     server = await serve(failing)
     with pytest.raises(grpc.aio.AioRpcError):
@@ -45,7 +49,7 @@ async def test_call_is_tried_no_more_often_than_configured(serve, connect) -> No
     assert failing.num_calls == 3
 
 
-async def test_internal_error_is_not_tried_again(serve, connect) -> None:
+async def test_internal_error_is_not_tried_again(serve: Any, connect: Any) -> None:
     failing = Failing(EngineFault("row"), num_failures=1)
     server = await serve(failing)
     with pytest.raises(grpc.aio.AioRpcError):

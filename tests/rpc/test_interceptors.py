@@ -3,6 +3,9 @@
 import asyncio
 import logging
 import uuid
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -29,22 +32,24 @@ class Counted(list[tuple[str, str, str | None]]):
         self.told.set()
 
 
-async def leak(request, context):
+async def leak(request: pb.GenerateRequest, context: Any) -> AsyncGenerator[pb.GenerateResponse]:
     raise KeyError("the secret prompt")
     yield
 
 
-async def refuse(request, context):
+async def refuse(request: pb.GenerateRequest, context: Any) -> AsyncGenerator[pb.GenerateResponse]:
     yield STARTED
     raise ExpertMissing("refiner")
 
 
-async def forever(request, context):
+async def forever(request: pb.GenerateRequest, context: Any) -> AsyncGenerator[pb.GenerateResponse]:
     yield STARTED
     await asyncio.Event().wait()
 
 
-async def tell_caller(request, context):
+async def tell_caller(
+    request: pb.GenerateRequest, context: Any
+) -> AsyncGenerator[pb.GenerateResponse]:
     caller = current_caller()
     resolved = pb.Resolved(request_id=caller.request_id, solver=caller.tenant)
     yield pb.GenerateResponse(event=pb.ImageEvent(queued=pb.Queued(resolved=resolved)))
@@ -58,7 +63,7 @@ async def caller_seen(channel: grpc.aio.Channel, **metadata: str) -> pb.Resolved
     return answer.event.queued.resolved
 
 
-async def failure(channel: grpc.aio.Channel, **options: object) -> grpc.aio.AioRpcError:
+async def failure(channel: grpc.aio.Channel, **options: Any) -> grpc.aio.AioRpcError:
     """Return how a Generate ends that does not end well."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         [
@@ -70,32 +75,36 @@ async def failure(channel: grpc.aio.Channel, **options: object) -> grpc.aio.AioR
     return caught.value
 
 
-async def test_error_after_the_first_answers_still_carries_its_reason(serve, connect) -> None:
+async def test_error_after_the_first_answers_still_carries_its_reason(
+    serve: Any, connect: Any
+) -> None:
     server = await serve(refuse)
     found = from_rpc_error(await failure(await connect(server.port)), address="", request_id="")
     assert isinstance(found, ExpertMissing)
 
 
-async def test_unforeseen_error_does_not_leak_its_text(serve, connect) -> None:
+async def test_unforeseen_error_does_not_leak_its_text(serve: Any, connect: Any) -> None:
     server = await serve(leak)
     error = await failure(await connect(server.port))
     assert "secret" not in str(error)
 
 
-async def test_unforeseen_error_is_internal_with_a_reason(serve, connect) -> None:
+async def test_unforeseen_error_is_internal_with_a_reason(serve: Any, connect: Any) -> None:
     server = await serve(leak)
     found = from_rpc_error(await failure(await connect(server.port)), address="", request_id="")
     assert (found.code, found.reason) == ("INTERNAL", "ENGINE_FAULT")
 
 
-async def test_unforeseen_error_leaves_its_traceback_in_the_log(serve, connect, caplog) -> None:
+async def test_unforeseen_error_leaves_its_traceback_in_the_log(
+    serve: Any, connect: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     server = await serve(leak)
     await failure(await connect(server.port))
     logged = [r.exc_info[0] for r in caplog.records if r.exc_info and r.name.startswith("diptych")]
     assert logged == [KeyError]
 
 
-async def test_next_call_works_after_an_unforeseen_error(serve, connect) -> None:
+async def test_next_call_works_after_an_unforeseen_error(serve: Any, connect: Any) -> None:
     server = await serve(leak)
     channel = await connect(server.port)
     await failure(channel)
@@ -105,10 +114,12 @@ async def test_next_call_works_after_an_unforeseen_error(serve, connect) -> None
     assert answer.version == "0.1.0"
 
 
-async def test_cancelling_reaches_the_handler(serve, connect) -> None:
+async def test_cancelling_reaches_the_handler(serve: Any, connect: Any) -> None:
     left = asyncio.Event()
 
-    async def wait_until_cancelled(request, context):
+    async def wait_until_cancelled(
+        request: pb.GenerateRequest, context: Any
+    ) -> AsyncGenerator[pb.GenerateResponse]:
         yield STARTED
         try:
             await asyncio.Event().wait()
@@ -122,13 +133,15 @@ async def test_cancelling_reaches_the_handler(serve, connect) -> None:
     await asyncio.wait_for(left.wait(), timeout=30)
 
 
-async def test_cancelling_closes_a_handler_that_is_sending(serve, connect) -> None:
+async def test_cancelling_closes_a_handler_that_is_sending(serve: Any, connect: Any) -> None:
     left = asyncio.Event()
     block = pb.GenerateResponse(
         event=pb.ImageEvent(image_chunk=pb.ImageChunk(data=bytes(1024 * 1024)))
     )
 
-    async def send_without_end(request, context):
+    async def send_without_end(
+        request: pb.GenerateRequest, context: Any
+    ) -> AsyncGenerator[pb.GenerateResponse]:
         try:
             while True:
                 yield block
@@ -142,13 +155,13 @@ async def test_cancelling_closes_a_handler_that_is_sending(serve, connect) -> No
     await asyncio.wait_for(left.wait(), timeout=30)
 
 
-async def test_deadline_ends_the_call(serve, connect) -> None:
+async def test_deadline_ends_the_call(serve: Any, connect: Any) -> None:
     server = await serve(forever)
     error = await failure(await connect(server.port), timeout=0.3)
     assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
-async def test_success_is_counted(serve, connect) -> None:
+async def test_success_is_counted(serve: Any, connect: Any) -> None:
     counted = Counted()
     server = await serve(on_call=counted)
     await caller_seen(await connect(server.port))
@@ -166,7 +179,11 @@ async def test_success_is_counted(serve, connect) -> None:
     ids=["refused", "unforeseen", "late"],
 )
 async def test_failure_is_counted_by_its_reason(
-    behaviour, options, expected, serve, connect
+    behaviour: Any,
+    options: dict[str, Any],
+    expected: tuple[str, str, str],
+    serve: Any,
+    connect: Any,
 ) -> None:
     counted = Counted()
     server = await serve(behaviour, on_call=counted)
@@ -175,7 +192,7 @@ async def test_failure_is_counted_by_its_reason(
     assert counted == [expected]
 
 
-async def test_cancelled_call_is_counted_as_cancelled(serve, connect) -> None:
+async def test_cancelled_call_is_counted_as_cancelled(serve: Any, connect: Any) -> None:
     counted = Counted()
     server = await serve(forever, on_call=counted)
     call = pb_grpc.InferenceServiceStub(await connect(server.port)).Generate(pb.GenerateRequest())
@@ -185,35 +202,41 @@ async def test_cancelled_call_is_counted_as_cancelled(serve, connect) -> None:
     assert counted == [("Generate", "CANCELLED", "REQUEST_CANCELLED")]
 
 
-async def test_call_keeps_the_name_its_caller_gave_it(serve, connect) -> None:
+async def test_call_keeps_the_name_its_caller_gave_it(serve: Any, connect: Any) -> None:
     server = await serve(tell_caller)
     seen = await caller_seen(await connect(server.port), x_request_id="my-request")
     assert seen.request_id == "my-request"
 
 
 @pytest.mark.parametrize("name", [None, "x" * 65])
-async def test_call_without_a_usable_name_gets_one(name, serve, connect) -> None:
+async def test_call_without_a_usable_name_gets_one(
+    name: str | None, serve: Any, connect: Any
+) -> None:
     server = await serve(tell_caller)
     metadata = {} if name is None else {"x_request_id": name}
     seen = await caller_seen(await connect(server.port), **metadata)
     assert str(uuid.UUID(seen.request_id)) == seen.request_id
 
 
-async def test_name_of_the_call_comes_back_in_the_trailers(serve, connect) -> None:
+async def test_name_of_the_call_comes_back_in_the_trailers(serve: Any, connect: Any) -> None:
     server = await serve()
     stub = pb_grpc.InferenceServiceStub(await connect(server.port))
     call = stub.GetCapabilities(pb.GetCapabilitiesRequest(), metadata=((REQUEST_ID_KEY, "r-1"),))
     await call
-    assert (REQUEST_ID_KEY, "r-1") in tuple(await call.trailing_metadata())
+    trailers: Any = await call.trailing_metadata()
+    assert (REQUEST_ID_KEY, "r-1") in tuple(trailers)
 
 
-async def test_name_of_a_failed_call_comes_back_in_the_trailers(serve, connect) -> None:
+async def test_name_of_a_failed_call_comes_back_in_the_trailers(serve: Any, connect: Any) -> None:
     server = await serve(refuse)
     error = await failure(await connect(server.port), metadata=((REQUEST_ID_KEY, "r-1"),))
-    assert (REQUEST_ID_KEY, "r-1") in tuple(error.trailing_metadata())
+    trailers: Any = error.trailing_metadata()
+    assert (REQUEST_ID_KEY, "r-1") in tuple(trailers)
 
 
-async def test_end_of_a_call_is_logged(serve, connect, caplog) -> None:
+async def test_end_of_a_call_is_logged(
+    serve: Any, connect: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO, logger="diptych")
     server = await serve(refuse)
     await failure(await connect(server.port))
@@ -221,26 +244,28 @@ async def test_end_of_a_call_is_logged(serve, connect, caplog) -> None:
     assert [vars(line)["reason"] for line in lines] == ["EXPERT_MISSING"]
 
 
-async def test_without_authentication_the_tenant_is_default(serve, connect) -> None:
+async def test_without_authentication_the_tenant_is_default(serve: Any, connect: Any) -> None:
     server = await serve(tell_caller)
     seen = await caller_seen(await connect(server.port))
     assert seen.solver == "default"
 
 
 @pytest.fixture
-def token_file(tmp_path) -> TokenFile:
+def token_file(tmp_path: Path) -> TokenFile:
     digest = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b"
     (tmp_path / "tokens").write_text(f"studio {digest}\n")
     return TokenFile(tmp_path / "tokens")
 
 
-async def test_token_decides_the_tenant(serve, connect, token_file) -> None:
+async def test_token_decides_the_tenant(serve: Any, connect: Any, token_file: Path) -> None:
     server = await serve(tell_caller, authenticate=token_file)
     seen = await caller_seen(await connect(server.port), authorization="Bearer secret")
     assert seen.solver == "studio"
 
 
-async def test_call_without_a_known_token_is_unauthenticated(serve, connect, token_file) -> None:
+async def test_call_without_a_known_token_is_unauthenticated(
+    serve: Any, connect: Any, token_file: Path
+) -> None:
     server = await serve(tell_caller, authenticate=token_file)
     error = await failure(await connect(server.port))
     assert error.code() is grpc.StatusCode.UNAUTHENTICATED
@@ -250,7 +275,7 @@ async def test_outside_of_a_call_the_caller_is_the_default_tenant() -> None:
     assert current_caller().tenant == "default"
 
 
-async def test_method_that_does_not_exist_is_unimplemented(serve, connect) -> None:
+async def test_method_that_does_not_exist_is_unimplemented(serve: Any, connect: Any) -> None:
     server = await serve()
     channel = await connect(server.port)
     with pytest.raises(grpc.aio.AioRpcError) as caught:

@@ -1,5 +1,8 @@
 """Every error crosses the wire and comes out as itself."""
 
+from collections.abc import AsyncGenerator
+from typing import Any
+
 import grpc
 import pytest
 from google.rpc import code_pb2, error_details_pb2, status_pb2
@@ -58,8 +61,9 @@ def seen(error: DiptychError) -> tuple[object, ...]:
 
 async def crossed(stub: pb_grpc.InferenceServiceStub, *, seed: int) -> DiptychError:
     """Return what a Generate that fails becomes on this side."""
+    call: Any = stub.Generate(pb.GenerateRequest(seed=seed))
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await anext(aiter(stub.Generate(pb.GenerateRequest(seed=seed))))
+        await anext(aiter(call))
     return from_rpc_error(caught.value, address="here", request_id="r")
 
 
@@ -72,8 +76,10 @@ def test_error_comes_back_as_itself(error: DiptychError) -> None:
     assert seen(from_status(to_status(error))) == seen(error)
 
 
-async def test_every_error_crosses_a_real_server(serve, connect) -> None:
-    async def fail(request, context):
+async def test_every_error_crosses_a_real_server(serve: Any, connect: Any) -> None:
+    async def fail(
+        request: pb.GenerateRequest, context: Any
+    ) -> AsyncGenerator[pb.GenerateResponse]:
         raise EXAMPLES[request.seed]
         yield
 
@@ -110,8 +116,10 @@ def test_lasting_error_tells_grpc_nothing_about_retries() -> None:
     ],
     ids=lambda error: error.reason,
 )
-async def test_long_texts_do_not_outgrow_the_trailers(error, serve, connect) -> None:
-    async def fail(request, context):
+async def test_long_texts_do_not_outgrow_the_trailers(error: Any, serve: Any, connect: Any) -> None:
+    async def fail(
+        request: pb.GenerateRequest, context: Any
+    ) -> AsyncGenerator[pb.GenerateResponse]:
         raise error
         yield
 
@@ -159,8 +167,10 @@ def test_code_that_does_not_exist_is_internal() -> None:
     assert type(from_status(status_pb2.Status(code=99))) is errors.Internal
 
 
-async def test_any_client_can_read_the_status(serve, connect) -> None:
-    async def fail(request, context):
+async def test_any_client_can_read_the_status(serve: Any, connect: Any) -> None:
+    async def fail(
+        request: pb.GenerateRequest, context: Any
+    ) -> AsyncGenerator[pb.GenerateResponse]:
         raise errors.InvalidRequest(VIOLATIONS)
         yield
 
@@ -168,7 +178,8 @@ async def test_any_client_can_read_the_status(serve, connect) -> None:
     call = pb_grpc.InferenceServiceStub(await connect(server.port)).Generate(pb.GenerateRequest())
     with pytest.raises(grpc.aio.AioRpcError):
         await anext(aiter(call))
-    status = await rpc_status.aio.from_call(call)
+    from_call: Any = rpc_status.aio.from_call  # type: ignore[attr-defined]
+    status = await from_call(call)
     assert [detail.TypeName() for detail in status.details] == [
         "google.rpc.ErrorInfo",
         "google.rpc.BadRequest",
