@@ -137,6 +137,7 @@ def _transformer_depths(
     """Return how many transformer blocks each attention has, in the form diffusers expects.
 
     A level without attention is given the depth of the middle block, which reads the last one.
+    SSD-1B and Segmind-Vega have no attention in the middle, and SSD-1B goes up otherwise than down.
     """
     middle_type = "UNetMidBlock2DCrossAttn" if middle else "UNetMidBlock2D"
     per_level = [max(depths) or middle or 1 for depths in down]

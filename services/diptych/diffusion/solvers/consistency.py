@@ -12,7 +12,7 @@ LCM_SIGMA_DATA = 0.5
 
 
 def lcm(lattice: Lattice, span: range) -> list[Evaluation]:
-    """Luo et al. 2023, Algorithm 3: jump to x0, then renew noise at the next timestep.
+    """Luo et al. 2023, multistep sampling: jump to x0, then renew noise at the next timestep.
 
     The last evaluation of the whole schedule draws none.
     """
@@ -33,10 +33,11 @@ def lcm(lattice: Lattice, span: range) -> list[Evaluation]:
 
 
 def tcd(lattice: Lattice, span: range) -> list[Evaluation]:
-    """Zheng et al. 2024, Algorithm 4 (gamma is ``eta`` here): jump to s, then up to the next t.
+    """Zheng et al. 2024, strategic stochastic sampling: jump to s, then up to the next t.
 
-    s = floor((1 - eta) * t_next), in float32 as diffusers computes it. With eta above 0 a noise
-    is drawn at every evaluation but the last of the whole schedule.
+    s = floor((1 - eta) * t_next), in float32 as diffusers computes it; the paper's gamma is
+    ``eta`` here. With eta above 0 a noise is drawn at every evaluation but the last of the whole
+    schedule.
     """
     schedule, eta = lattice.schedule, lattice.eta
     evaluations = []

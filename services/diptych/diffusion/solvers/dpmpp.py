@@ -13,12 +13,12 @@ SHORT_SCHEDULE = 15
 
 
 def dpmpp_2m(lattice: Lattice, span: range) -> list[Evaluation]:
-    """Lu et al. 2022b, Algorithm 2; first order where ``span`` begins and where sigma ends."""
+    """Lu et al. 2022b, Algorithm 2 (2M); first order where ``span`` begins and where sigma ends."""
     return [_evaluation(lattice, i, is_first=i == span.start, is_sde=False) for i in span]
 
 
 def dpmpp_2m_sde(lattice: Lattice, span: range) -> list[Evaluation]:
-    """Lu et al. 2022b, appendix on SDE solvers: a noise is drawn at every evaluation."""
+    """Lu et al. 2022b, SDE-DPM-Solver++(2M): a noise is drawn at every evaluation."""
     return [_evaluation(lattice, i, is_first=i == span.start, is_sde=True) for i in span]
 
 

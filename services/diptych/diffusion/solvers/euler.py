@@ -10,7 +10,7 @@ __all__ = ["euler", "euler_ancestral", "heun"]
 
 
 def euler(lattice: Lattice, span: range) -> list[Evaluation]:
-    """Karras et al. 2022, Algorithm 1 with gamma_i = 0; at sigma 0 it is ``denoised`` exactly.
+    """Karras et al. 2022, Algorithm 1 without its correction; at sigma 0 ``denoised`` exactly.
 
     Serves EDM schedules as well: only the preconditioning differs.
     """

@@ -12,7 +12,7 @@ ORDER = 2
 
 
 def unipc(lattice: Lattice, span: range) -> list[Evaluation]:
-    """Zhao et al. 2023, Algorithms 1 and 2, predicting x0, B(h) = exp(h) - 1 ("bh2"), order 2.
+    """Zhao et al. 2023, section 3: UniPC on x0, B(h) = exp(h) - 1 ("bh2"), order 2.
 
     The memory holds the last corrected latents and the last two denoised estimates. The first
     evaluation of ``span`` corrects nothing and predicts to first order; the last of the schedule
@@ -62,7 +62,7 @@ def _b(lattice: Lattice, start: int) -> float:
 
 
 def _predicted(lattice: Lattice, i: int, x: Row, m0: Row, *, order: int) -> Row:
-    """UniP, equation 9, with the coefficient 1/2 that the paper allows at order 2."""
+    """Return UniP's step, with the coefficient 1/2 that the paper allows at order 2."""
     step = _first_order(lattice, i, x, m0)
     if order == 1:
         return step
@@ -72,7 +72,7 @@ def _predicted(lattice: Lattice, i: int, x: Row, m0: Row, *, order: int) -> Row:
 
 
 def _corrected(lattice: Lattice, i: int, m_t: Row, *, order: int) -> Row:
-    """UniC, equation 8: redo the last step, now knowing the estimate at its end."""
+    """Return UniC's correction: the last step again, now knowing the estimate at its end."""
     start, m0 = i - 1, H1
     step = _first_order(lattice, start, X_LAST, m0)
     alpha, _ = alpha_sigma(lattice, i)
@@ -86,7 +86,7 @@ def _corrected(lattice: Lattice, i: int, m_t: Row, *, order: int) -> Row:
 
 
 def _corrector_weights(h: float, r: float) -> tuple[float, float]:
-    """Solve ``R(h) rho = b(h)`` for two points, Zhao et al. 2023, equation 5."""
+    """Solve the paper's linear system ``R(h) rho = b(h)`` for two points."""
     hh = -h
     b_h = np.expm1(hh)
     phi_1 = b_h / hh - 1.0
