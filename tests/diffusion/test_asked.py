@@ -38,7 +38,7 @@ def test_boundary_out_of_range(boundary: float) -> None:
 
 @pytest.mark.parametrize("strength", [0.0, 1.01, math.nan])
 def test_strength_out_of_range(strength: float) -> None:
-    assert fields_refused(experts=("refiner",), strength=strength) == ["source.strength"]
+    assert fields_refused(experts=("refiner",), strength=strength) == ["image.strength"]
 
 
 @pytest.mark.parametrize("eta", [-0.1, 1.5, math.nan])
@@ -107,8 +107,8 @@ def test_checkpoint_that_would_have_to_be_clipped(name: str) -> None:
         ("experts", {"experts": ("refiner", "base"), "boundary": 0.5}),
         ("boundary", {"experts": ("base", "refiner")}),
         ("boundary", {"experts": ("refiner",)}),
-        ("source.strength", {"experts": ("refiner",), "boundary": 0.5, "strength": 0.5}),
-        ("source.strength", {"experts": ("base", "refiner"), "boundary": 0.5, "strength": 0.5}),
+        ("image.strength", {"experts": ("refiner",), "boundary": 0.5, "strength": 0.5}),
+        ("image.strength", {"experts": ("base", "refiner"), "boundary": 0.5, "strength": 0.5}),
     ],
 )
 def test_stages_that_tell_no_story(field: str, options: dict[str, Any]) -> None:
@@ -116,6 +116,12 @@ def test_stages_that_tell_no_story(field: str, options: dict[str, Any]) -> None:
 
 
 def test_every_violation_is_named_at_once() -> None:
-    asked = {"name": "edm_euler", "eta": 2.0, "spacing": "x", "boundary": 7.0, "num_steps": 0}
+    asked: dict[str, Any] = {
+        "name": "edm_euler",
+        "eta": 2.0,
+        "spacing": "x",
+        "boundary": 7.0,
+        "num_steps": 0,
+    }
     found = fields_refused(**asked)
     assert set(found) == {"solver", "eta", "spacing", "boundary", "num_steps"}

@@ -52,7 +52,7 @@ def _range_violations(asked: Asked) -> Iterator[Violation]:
     if asked.boundary is not None and not 0.0 < asked.boundary < 1.0:
         yield "boundary", f"{asked.boundary} is not between 0 and 1"
     if asked.strength is not None and not 0.0 < asked.strength <= 1.0:
-        yield "source.strength", f"{asked.strength} is not above 0 and at most 1"
+        yield "image.strength", f"{asked.strength} is not above 0 and at most 1"
     if solver.spacing is not None and solver.spacing not in SPACINGS:
         yield "spacing", f"{solver.spacing!r} is none of {', '.join(SPACINGS)}"
     if solver.history not in HISTORIES:
@@ -72,9 +72,9 @@ def _stage_violations(asked: Asked) -> Iterator[Violation]:
     if asked.experts == ("refiner",) and asked.boundary is None and asked.strength is None:
         yield "boundary", "the refiner alone needs a boundary or a strength to start from"
     if asked.strength is not None and asked.boundary is not None and asked.experts != ("base",):
-        yield "source.strength", "cannot be combined with a boundary that the refiner starts at"
+        yield "image.strength", "cannot be combined with a boundary that the refiner starts at"
     if asked.strength is not None and both and asked.boundary is None:
-        yield "source.strength", "starts one expert, not two"
+        yield "image.strength", "starts one expert, not two"
     if asked.solver.history == "carry" and not both:
         yield "history", "carry needs two experts"
 

@@ -44,7 +44,7 @@ class Plan:
     step: NDArray[np.int64]
     """The step each evaluation belongs to, counted from 1, [E]. Heun takes two for most."""
     fraction: Array
-    """How much of the schedule is done after each evaluation, in (0, 1], [E].
+    """Where in the schedule each evaluation lies, noise first, in (0, 1], [E].
 
     On the scale of ``boundary``: the base owns fractions up to it.
     """
@@ -149,7 +149,7 @@ def _lattice_violations(
     """Return what only shows once the timesteps are known."""
     schedule, solver = asked.schedule, asked.solver
     if len(base) + len(refiner) == 0:
-        field = "boundary" if asked.strength is None else "source.strength"
+        field = "boundary" if asked.strength is None else "image.strength"
         return [(field, f"leaves none of {asked.num_steps} steps to run")]
     if len(lattice.sigmas) > 0:
         return []
