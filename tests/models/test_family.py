@@ -138,7 +138,7 @@ def test_refiner_is_told_the_aesthetic_score() -> None:
 @pytest.mark.parametrize("name", ["sdxl-turbo", "sdxl-lightning"])
 def test_few_step_families_go_without_guidance(name: str) -> None:
     family = FAMILIES[name]
-    assert (family.uses_guidance, family.timestep_spacing) == (False, "trailing")
+    assert (family.default_guidance_scale, family.timestep_spacing) == (0.0, "trailing")
 
 
 def test_custom_family_takes_its_size_from_the_unet() -> None:

@@ -22,11 +22,6 @@ class RowNoise:
         """Noises drawn or skipped so far, the initial one included."""
         return self._draws
 
-    @property
-    def generator(self) -> torch.Generator:
-        """The generator itself, for an encoder's posterior; such draws are not counted."""
-        return self._generator
-
     def draw(self, shape: tuple[int, ...]) -> Tensor:
         """Return the next unit normal noise of ``shape``, float32, on the CPU."""
         self._draws += 1

@@ -43,16 +43,12 @@ class Family:
     default_solver: str = "euler"
     default_num_steps: int = 40
     default_guidance_scale: float = 5.0
+    """1 or below is no guidance: distilled families go without."""
 
     @property
     def requires_aesthetics_score(self) -> bool:
         """Whether the last time id is an aesthetic score instead of the target size."""
         return self.num_time_ids == _NUM_IDS_WITH_AESTHETICS
-
-    @property
-    def uses_guidance(self) -> bool:
-        """Whether classifier-free guidance is on by default; distilled families go without."""
-        return self.default_guidance_scale > 1.0
 
     def time_ids(
         self,
