@@ -7,7 +7,7 @@ from typing import Final
 import torch
 
 from diptych.diffusion import SOLVERS
-from diptych.diffusion.schedule import SPACINGS
+from diptych.diffusion.schedule import SIGMA_SCHEDULES, SPACINGS
 from diptych.errors import FieldViolation, SettingInvalid
 from diptych.inference.decoder import DeviceDecoder
 from diptych.inference.engine import Engine, EngineConfig
@@ -25,14 +25,10 @@ from diptych.storage.s3 import S3Config
 
 __all__ = ["load_engine"]
 
-SIGMA_SCHEDULES: Final = ("karras", "exponential", "beta")
-
-SAME_LATENTS: Final = (
-    frozenset(
-        {"sdxl-base", "ssd-1b", "segmind-vega", "sdxl-turbo", "sdxl-lightning", "sdxl-refiner"}
-    ),
+SAME_LATENTS: Final = frozenset(
+    {"sdxl-base", "ssd-1b", "segmind-vega", "sdxl-turbo", "sdxl-lightning", "sdxl-refiner"}
 )
-"""Families that share one autoencoder; any other shares it with itself only."""
+"""Families that share SDXL's autoencoder; any other shares its own with itself only."""
 
 DTYPES: Final = {
     "float32": torch.float32,
@@ -78,7 +74,8 @@ def load_engine(settings: Settings, observer: Observer) -> Loaded:
             num_slots=own.num_slots, max_rows=own.max_rows, max_waiting=own.max_waiting
         ),
     )
-    _log.info("loaded", extra={"device": str(device), "base": own.base, "refiner": own.refiner})
+    named = {"base": own.base, "refiner": own.refiner_source()}
+    _log.info("loaded", extra={"device": str(device), **named})
     return Loaded(engine=engine, hosted=describe(experts, own), num_slots=own.num_slots)
 
 
@@ -167,7 +164,7 @@ def _refinable(experts: Experts) -> frozenset[str]:
         return frozenset()
     own = experts.refiner.family.name
     beside = {experts.base.family.name} if experts.base is not None else set[str]()
-    kin = next((families for families in SAME_LATENTS if own in families), frozenset({own}))
+    kin = SAME_LATENTS if own in SAME_LATENTS else frozenset({own})
     return kin | beside
 
 

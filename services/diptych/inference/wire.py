@@ -5,6 +5,7 @@ import hashlib
 import uuid
 from typing import Final, Literal
 
+from diptych.diffusion.solvers.registry import SOLVERS, traits_of
 from diptych.errors import ExpertMissing
 from diptych.inference.hosted import Hosted, HostedExpert
 from diptych.inference.limits import Limits
@@ -43,7 +44,7 @@ LONG_PROMPTS: Final = {
     types_pb2.LONG_PROMPT_CHUNK: LongPrompt.CHUNK,
 }
 
-ETA_SOLVERS: Final = ("ddim", "tcd")
+ETA_SOLVERS: Final = tuple(n for n in SOLVERS if traits_of(n).default_eta is not None)
 MAX_CLAIMED_SIDE: Final = 1 << 16
 """Pixels that micro-conditioning may speak of."""
 MAX_AESTHETIC_SCORE: Final = 10.0
