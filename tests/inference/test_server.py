@@ -1,6 +1,7 @@
 """The service comes up in order, drains in order, and says what stops it from coming up."""
 
 import socket
+import sys
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from diptych.clients.calls import GenerateCall, Stage
 from diptych.clients.inference import ClientConfig, InferenceClient
 from diptych.errors import (
     Draining,
+    ExtraMissing,
     InvalidRequest,
     ModelNotFound,
     SettingInvalid,
@@ -195,3 +197,11 @@ def test_caller_without_a_listed_token_is_refused(start: Start, tmp_path: Path) 
     server = start(auth_tokens_file=tokens)
     with client_of(server) as client, pytest.raises(TokenRefused):
         client.get_capabilities()
+
+
+def test_an_installation_without_the_extra_is_told_which_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "diptych.inference.loading", None)
+    with pytest.raises(ExtraMissing, match=r"pip install 'diptych\[inference\]'"):
+        BackgroundServer(settings()).start(timeout_s=30.0)

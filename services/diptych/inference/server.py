@@ -19,7 +19,13 @@ from typing import Any, Final, Protocol
 from prometheus_client import CollectorRegistry
 
 from diptych.clients.inference import AsyncInferenceClient, ClientConfig
-from diptych.errors import EngineFault, FieldViolation, SettingInvalid, Unavailable
+from diptych.errors import (
+    EngineFault,
+    ExtraMissing,
+    FieldViolation,
+    SettingInvalid,
+    Unavailable,
+)
 from diptych.inference.engine import EngineStats
 from diptych.inference.hosted import Hosted
 from diptych.inference.peer import join_peer
@@ -223,8 +229,10 @@ def _log_ready(ports: Ports) -> None:
 
 
 def _load_from_settings(settings: Settings, metrics: InferenceMetrics) -> Loaded:
-    from diptych.inference.loading import load_engine  # noqa: PLC0415 - torch
-
+    try:
+        from diptych.inference.loading import load_engine  # noqa: PLC0415 - torch
+    except ModuleNotFoundError as missing:
+        raise ExtraMissing(extra="inference", needed_for="serving") from missing
     return load_engine(settings, metrics)
 
 
