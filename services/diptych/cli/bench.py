@@ -51,7 +51,7 @@ def bench_inference(
     the device can multiply.
     """
     with reporting(as_json=False) as report:
-        need_extra("benchmarks")
+        need_extra("benchmarking")
         if architecture is None:
             _measure_serving(report, requests, repeats, json_path)
             return
@@ -76,7 +76,7 @@ def bench_parity(
 ) -> None:
     """Paint with the server and with stock diffusers and compare latents and pixels."""
     with reporting(as_json=False) as report:
-        need_extra("benchmarks")
+        need_extra("benchmarking")
         from dataclasses import asdict
 
         from diptych.bench.parity import compare, compare_schedules, parity_recipes
@@ -108,7 +108,7 @@ def bench_concurrency(
 ) -> None:
     """Paint unlike requests at once and each alone, and compare their latents."""
     with reporting(as_json=False) as report:
-        need_extra("benchmarks")
+        need_extra("benchmarking")
         from diptych.bench.concurrency import compare_alone
         from diptych.bench.recipes import mixed_recipes
         from diptych.bench.serving import serving
@@ -129,7 +129,7 @@ def bench_memory(
 ) -> None:
     """Paint many pictures and give many requests up; look at memory and slots before and after."""
     with reporting(as_json=False) as report:
-        need_extra("benchmarks")
+        need_extra("benchmarking")
         from diptych.bench.memory import measure_memory
         from diptych.bench.serving import serving
         from diptych.bench.tables import as_json, memory_table

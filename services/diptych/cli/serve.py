@@ -70,5 +70,6 @@ def _run(report: Report, settings: Settings) -> None:
     from diptych.inference.server import run_server
 
     own = settings.inference
-    report.note(f"inference: base {own.base}, refiner {own.refiner}, {own.host}:{own.port}")
+    refiner = own.refiner_source() or own.refiner_peer or "none"
+    report.note(f"inference: base {own.base or 'none'}, refiner {refiner}, {own.host}:{own.port}")
     run_server(settings)
