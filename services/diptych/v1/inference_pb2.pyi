@@ -53,11 +53,12 @@ class GenerateRequest(_message.Message):
     """
     base_only: _builtins.bool
     """Run the base expert alone: up to `boundary` where that is set (`Refine` accepts the resulting
-    latents), else over the whole schedule. Default false: both experts.
+    latents), else over the whole schedule. Default false: both experts; but where the server
+    hosts no refiner and the request names neither `refiner` nor `boundary`, the base alone.
     """
     boundary: _builtins.float
     """Fraction of the schedule the base expert does, in (0, 1); diffusers' `denoising_end`.
-    Default with both experts: `Defaults.boundary`; with `base_only`: the whole schedule.
+    Default with both experts: `Defaults.boundary`; with the base alone: the whole schedule.
     """
     width: _builtins.int
     """Pixels, a multiple of `Limits.size_multiple` within `Limits`. Default: `Defaults.width`."""

@@ -303,8 +303,8 @@ class LatentsHeader(_message.Message):
     num_steps: _builtins.int
     """Steps of the whole schedule they were made with. Absent: not stated."""
     num_draws: _builtins.int
-    """Noises each image's seed has given to the solver so far; a stochastic solver goes on behind
-    them. Default 0.
+    """Noises drawn from each image's seed so far, the initial latents' included, so at least 1 in
+    what Generate returns; `Refine` with the same seed goes on behind them. Default 0.
     """
     @_builtins.property
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
