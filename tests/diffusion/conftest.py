@@ -252,13 +252,13 @@ def ragged_states(cases: Sequence[Case]) -> list[list[Tensor]]:
         means = torch.tensor([EXPERT_MEANS[plans[b].expert[tick]] for b in rows])
         z = state[rows, 0] * stacked.c_in[:, None, None, None]
         output = denoise(z, stacked.timestep, means, [cases[b] for b in rows])
-        noise = torch.stack(
+        drawn = torch.stack(
             [
                 noises[b].draw(SHAPE) if plans[b].needs_noise[tick] else torch.zeros(SHAPE)
                 for b in rows
             ]
         )
-        state[rows] = advance(state[rows], output, noise, stacked.matrix)
+        state[rows] = advance(state[rows], output, drawn, stacked.matrix)
         for b in rows:
             states[b].append(state[b : b + 1, 0].clone())
     return states

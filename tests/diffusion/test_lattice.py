@@ -1,5 +1,7 @@
 """Grids of evaluations are those of diffusers' schedulers."""
 
+from typing import Any
+
 import diffusers
 import numpy as np
 import pytest
@@ -36,7 +38,7 @@ def test_no_step_is_added_where_diffusers_rounds_to_one_too_many() -> None:
 
 @given(spacing=st.sampled_from(SPACINGS), num=st.integers(1, 300))
 def test_noise_falls_along_every_grid(spacing: str, num: int) -> None:
-    options = {"spacing": spacing, "sigma_schedule": None, "num_steps": num}
+    options: dict[str, Any] = {"spacing": spacing, "sigma_schedule": None, "num_steps": num}
     endpoint = endpoint_lattice(SCHEDULE, ends_clean=True, **options)
     interval = interval_lattice(SCHEDULE, rounds_karras=True, **options)
     assert (np.diff(endpoint.sigmas) < 0).all()

@@ -2,6 +2,7 @@
 
 import time
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ EDM = NoiseSchedule(edm=EdmSchedule())
 DISCRETE = [name for name in SOLVERS if not name.startswith("edm")]
 
 
-def plan_of(name: str, num_steps: int = 10, **asked: object) -> Plan:
+def plan_of(name: str, num_steps: int = 10, **asked: Any) -> Plan:
     return make_plan(V_ZERO_SNR, SolverConfig(name=name), num_steps, **asked)
 
 

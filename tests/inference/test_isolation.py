@@ -38,7 +38,7 @@ class Outcome:
         self.failed: dict[int, DiptychError] = {}
         self.num_shrinks = 0
         executor = SimpleNamespace(run=device.run)
-        self.isolation = Isolation(executor=executor, fail=self.fail, shrink=self.shrink)  # type: ignore[arg-type]
+        self.isolation = Isolation(executor=executor, fail=self.fail, shrink=self.shrink)
 
     def fail(self, image: Image, error: DiptychError) -> None:
         self.failed[image.number] = error

@@ -71,7 +71,7 @@ def bomb() -> bytes:
 NOT_FINITE = np.full((1, 4, 8, 8), np.nan)
 ZEROS = np.zeros((1, 4, 8, 8))
 
-BAD = {
+BAD: dict[str, tuple[GenerateRequest | RefineRequest, str, str]] = {
     "size that is no multiple": (generate(width=100), "width", "100 is not a multiple of 8"),
     "size over the limit": (generate(height=264), "height", "264 exceeds the limit of 256"),
     "no steps": (generate(num_steps=0), "num_steps", "0 is below the minimum of 1"),

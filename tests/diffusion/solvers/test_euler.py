@@ -23,7 +23,8 @@ def error_of(name: str, num_steps: int, trajectories: SimpleNamespace) -> float:
     by_time = dict(zip(plan.timestep.tolist(), variances.tolist(), strict=True))
 
     def posterior_mean(z: float, t: float) -> float:
-        return VARIANCE / (VARIANCE + by_time[t]) * z * (by_time[t] + 1.0) ** 0.5
+        mean: float = VARIANCE / (VARIANCE + by_time[t]) * z * (by_time[t] + 1.0) ** 0.5
+        return mean
 
     found = trajectories.solve(plan, 5.0, posterior_mean)[-2]
     exact = 5.0 * ((VARIANCE + variances[-1]) / (VARIANCE + variances[0])) ** 0.5

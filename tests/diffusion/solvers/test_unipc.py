@@ -51,7 +51,8 @@ def test_twenty_steps_follow_the_exact_flow(name: str, trajectories: SimpleNames
 
     def posterior_mean(z: float, t: float) -> float:
         signal = float(np.interp(t, np.arange(1000), table))
-        return 0.36 * signal**0.5 / (0.36 * signal + 1.0 - signal) * z
+        share: float = 0.36 * signal**0.5 / (0.36 * signal + 1.0 - signal)
+        return share * z
 
     config = SolverConfig(name=name, sigma_schedule="karras")
     plan = make_plan(SCHEDULE, config, 20, experts=("base",))
