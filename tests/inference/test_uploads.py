@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image
 
 from diptych.inference.limits import Limits
 from diptych.inference.uploads import check_sha256, check_size, checked_latents, checked_picture
@@ -92,6 +92,22 @@ def test_size_that_is_no_multiple_is_refused() -> None:
     assert findings(encoded(100, 64)) == "image.data: 100 is not a multiple of 8"
 
 
+def test_bytes_of_no_known_kind_are_told_apart_from_damage() -> None:
+    assert findings(b"GIF89a and more") == (
+        "image.data: does not decode as PNG, WebP or JPEG: it is none of them"
+    )
+
+
+def test_size_of_a_turned_photo_is_judged_upright() -> None:
+    buffer = io.BytesIO()
+    picture = Image.new("RGB", (128, 64))
+    exif = picture.getexif()
+    exif[ExifTags.Base.Orientation] = 6
+    picture.save(buffer, "JPEG", exif=exif)
+    size = checked_picture(buffer.getvalue(), LIMITS, Violations(), field="image.data")
+    assert size == (64, 128)
+
+
 def test_animation_is_refused() -> None:
     assert findings(animation()) == "image.data: is an animation of 2 frames, not one picture"
 
@@ -148,6 +164,12 @@ def test_latents_that_are_not_finite_are_refused(value: float) -> None:
 )
 def test_latents_of_another_rank_are_refused(shape: list[int]) -> None:
     assert [field for field, _ in latents_findings(shape, b"")] == ["latents.header.shape"]
+
+
+def test_latents_too_large_to_go_on_with_are_refused() -> None:
+    data = np.full((1, 4, 8, 8), -1e38, "<f4").tobytes()
+    ((field, description),) = latents_findings([1, 4, 8, 8], data)
+    assert (field, "1e+38 exceeds the limit of 1e+06" in description) == ("latents.data", True)
 
 
 def test_latents_with_other_channels_are_refused() -> None:

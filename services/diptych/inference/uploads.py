@@ -10,9 +10,10 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from diptych.inference.limits import Limits
+from diptych.inference.pictures import upright_size
 from diptych.inference.violations import Violations
 
 __all__ = ["check_sha256", "check_size", "checked_latents", "checked_picture"]
@@ -36,6 +37,8 @@ DECODE_ERRORS: Final = (
     zlib.error,
 )
 """What Pillow's decoders raise on damaged bytes."""
+MAX_LATENT: Final = 1e6
+"""Magnitude of a latent; the widest schedule starts from noise some ten thousand wide."""
 
 
 def check_size(
@@ -56,7 +59,7 @@ def check_size(
 def checked_picture(
     data: bytes, limits: Limits, found: Violations, *, field: str
 ) -> tuple[int, int]:
-    """Return the (width, height) in pixels of an encoded picture that decodes.
+    """Return the (width, height) in pixels of an encoded picture that decodes, once upright.
 
     The size comes from the header and is judged before any pixel is decoded, so a small file
     that claims a huge picture costs nothing.
@@ -78,8 +81,12 @@ def checked_picture(
                 before.add(field, f"is an animation of {num_frames} frames, not one picture")
             if not before:
                 picture.load()
+                width, height = upright_size(picture)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         found.add(field, f"claims more pixels than the limit of {limits.max_pixels}")
+        return smallest
+    except UnidentifiedImageError:
+        found.add(field, "does not decode as PNG, WebP or JPEG: it is none of them")
         return smallest
     except DECODE_ERRORS as problem:
         found.add(field, f"does not decode as PNG, WebP or JPEG: {problem}"[:200])
@@ -119,6 +126,8 @@ def checked_latents(
     num_bad = int(latents.size - np.isfinite(latents).sum())
     if num_bad:
         found.add("latents.data", f"{num_bad} of {latents.size} values are not finite")
+    elif (largest := float(np.abs(latents).max())) > MAX_LATENT:
+        found.add("latents.data", f"a magnitude of {largest:g} exceeds the limit of {MAX_LATENT:g}")
     return latents
 
 
