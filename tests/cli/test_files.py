@@ -161,7 +161,7 @@ def test_file_without_latents_is_refused(tmp_path: Path) -> None:
 
 def test_latents_of_another_rank_are_refused(tmp_path: Path) -> None:
     save_file({"latents": np.zeros((4, 16, 16), np.float32)}, tmp_path / "a.safetensors")
-    with pytest.raises(InvalidRequest, match=r"F32 \[4, 16, 16\], expected F32 \[N, 4"):
+    with pytest.raises(InvalidRequest, match=r"F32 \[4, 16, 16\], expected float32 \[N, 4"):
         read_latents(tmp_path / "a.safetensors")
 
 
@@ -172,7 +172,7 @@ def test_latents_of_another_dtype_are_refused(tmp_path: Path, dtype: str, size: 
     header = json.dumps({"latents": tensor}).encode()
     data = struct.pack("<Q", len(header)) + header + bytes(num_bytes)
     (tmp_path / "a.safetensors").write_bytes(data)
-    with pytest.raises(InvalidRequest, match=rf"{dtype} \[1, 4, 8, 8\], expected F32"):
+    with pytest.raises(InvalidRequest, match=rf"{dtype} \[1, 4, 8, 8\], expected float32"):
         read_latents(tmp_path / "a.safetensors")
 
 

@@ -28,6 +28,18 @@ def test_base_then_refine_is_the_picture_of_one_call(
     np.testing.assert_allclose(read_latents(split).latents, read_latents(whole).latents, atol=1e-4)
 
 
+def test_refine_goes_on_with_the_guidance_that_the_latents_were_made_with(
+    invoke_json: InvokeJson, server: str, tmp_path: Path
+) -> None:
+    common = ("--server", server, "--steps", 4, "--seed", 3, "--boundary", 0.5)
+    flags = (*common, "--guidance", 9.2, "--guidance-rescale", 0.7, "--negative", "dots")
+    half, split, whole = (tmp_path / f"{name}.safetensors" for name in ("half", "split", "whole"))
+    invoke_json("generate", PROMPT, *flags, "--base-only", "-o", half)
+    invoke_json("refine", half, "--server", server, "-o", split)
+    invoke_json("generate", PROMPT, *flags, "-o", whole)
+    np.testing.assert_allclose(read_latents(split).latents, read_latents(whole).latents, atol=1e-4)
+
+
 def test_picture_is_refined_at_a_strength(
     invoke_json: InvokeJson, server: str, tmp_path: Path
 ) -> None:
@@ -45,6 +57,7 @@ def test_picture_is_refined_at_a_strength(
         ("gone.safetensors", ("-p", "x"), "cannot read"),
         ("flat.safetensors", ("-p", "x"), "expected float32 [N, 4, h, w]"),
         ("odd.safetensors", ("-p", "x"), "metadata num_steps is 'many'"),
+        ("long.safetensors", ("-p", "x"), "metadata num_steps is '9"),
         ("good.safetensors", ("-p", "x", "--strength", "0.3"), "--strength"),
         ("good.safetensors", (), "--prompt"),
         ("nan.safetensors", ("-p", "x", "--boundary", "0.5"), "SOURCE"),
@@ -58,5 +71,6 @@ def test_bad_sources_are_named(
     save_file({"latents": good[0]}, tmp_path / "flat.safetensors")
     save_file({"latents": good * np.nan}, tmp_path / "nan.safetensors")
     save_file({"latents": good}, tmp_path / "odd.safetensors", {"num_steps": "many"})
+    save_file({"latents": good}, tmp_path / "long.safetensors", {"num_steps": "9" * 5000})
     result = invoke("refine", tmp_path / name, "--server", server, *flags)
     assert (result.exit_code, message in result.stderr) == (2, True), result.stderr

@@ -161,7 +161,7 @@ def read_latents(path: Path) -> LatentsFile:
             tensor = file.get_slice(LATENTS_KEY)
             kind, shape = tensor.get_dtype(), tensor.get_shape()
             if len(shape) != 4 or kind not in _LATENT_DTYPES:
-                _refuse("latents", f"{path} holds {kind} {shape}, expected F32 [N, 4, h, w]")
+                _refuse("latents", f"{path} holds {kind} {shape}, expected float32 [N, 4, h, w]")
             latents = file.get_tensor(LATENTS_KEY)
             metadata = dict(file.metadata() or {})
     except (OSError, SafetensorError) as problem:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Final, NoReturn
 
 import typer
 
@@ -15,7 +15,6 @@ from diptych.cli.options import (
     Boundary,
     Format,
     Guidance,
-    GuidanceRescale,
     LongPromptOption,
     Negative,
     Out,
@@ -34,6 +33,18 @@ from diptych.clients.calls import ImageSource, Latents, RefineCall, Stage
 from diptych.errors import FieldViolation, InvalidRequest
 
 __all__ = ["refine"]
+
+MAX_DIGITS: Final = 20
+"""Of a whole number in a latents file; the server's limits are far below."""
+
+RefineRescale = Annotated[
+    float | None,
+    typer.Option(
+        "--guidance-rescale",
+        help="0 to 1; keeps contrast. By default what the latents were made with.",
+        rich_help_panel="Prompts and guidance",
+    ),
+]
 
 Prompt = Annotated[
     str | None,
@@ -68,7 +79,7 @@ def refine(
     prompt: Prompt = None,
     negative: Negative = None,
     guidance: Guidance = None,
-    guidance_rescale: GuidanceRescale = 0.0,
+    guidance_rescale: RefineRescale = None,
     long_prompt: LongPromptOption = "error",
     strength: Strength = None,
     boundary: Boundary = None,
@@ -115,18 +126,25 @@ def _stage(
     prompt: str | None,
     negative: str | None,
     guidance: float | None,
-    guidance_rescale: float,
+    guidance_rescale: float | None,
 ) -> Stage:
-    """Return the refiner's stage; words that no flag gives are those the latents were made for."""
+    """Return the refiner's stage; what no flag gives is what the latents were made with.
+
+    As in ``generate``, the refiner's own settings come before the base's.
+    """
 
     def words(given: str | None, name: str) -> str | None:
         return _first(given, made_with.get(f"refiner.{name}"), made_with.get(f"base.{name}"))
 
+    def number(given: float | None, name: str) -> float | None:
+        found = (given, _number(made_with, f"refiner.{name}"), _number(made_with, f"base.{name}"))
+        return next((value for value in found if value is not None), None)
+
     return Stage(
         prompt=words(prompt, "prompt") or "",
         negative_prompt=words(negative, "negative_prompt"),
-        guidance_scale=guidance,
-        guidance_rescale=guidance_rescale,
+        guidance_scale=number(guidance, "guidance_scale"),
+        guidance_rescale=number(guidance_rescale, "guidance_rescale") or 0.0,
     )
 
 
@@ -171,7 +189,7 @@ def _number(metadata: Mapping[str, str], name: str) -> float | None:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        _refuse("latents", f"metadata {name} is {text!r}, which is no number")
+        _refuse("latents", f"metadata {name} is {text!r:.80}, which is no number")
     return number
 
 
@@ -179,8 +197,8 @@ def _whole(metadata: Mapping[str, str], name: str) -> int | None:
     text = metadata.get(name)
     if text is None:
         return None
-    if not text.isdecimal():
-        _refuse("latents", f"metadata {name} is {text!r}, which is no whole number")
+    if not text.isdecimal() or len(text) > MAX_DIGITS:
+        _refuse("latents", f"metadata {name} is {text!r:.80}, which is no whole number")
     return int(text)
 
 
