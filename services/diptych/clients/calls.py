@@ -44,7 +44,7 @@ class Latents:
     num_steps: int | None = None
     """Steps of the whole schedule they were made with."""
     num_draws: int = 0
-    """Noises each image's seed has given to the solver so far."""
+    """Noises drawn from each image's seed so far, the initial latents' included."""
 
     @classmethod
     def of(cls, pictures: Iterable[Picture]) -> Self:
