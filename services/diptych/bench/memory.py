@@ -1,5 +1,6 @@
 """Whether a server that has worked for long is as large, and as free, as one that just began."""
 
+import time
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from diptych.bench.recipes import Recipe, mixed_recipes
 from diptych.bench.serving import Serving
 from diptych.clients.events import Queued
 from diptych.clients.inference import InferenceClient
-from diptych.errors import FieldViolation, SettingInvalid
+from diptych.errors import FieldViolation, QueueFull, SettingInvalid
 
 __all__ = ["MAX_GROWTH", "NUM_SETTLING", "Memory", "measure_memory", "resident_bytes"]
 
@@ -20,6 +21,8 @@ NUM_SETTLING: Final = 32
 _SETTLING_SHARE: Final = 0.2
 """The same, as a share of the requests after it."""
 _AT_ONCE: Final = 16
+_PATIENCE_S: Final = 10.0
+_LOOK_S: Final = 0.05
 _STATUS: Final = Path("/proc/self/status")
 
 
@@ -65,11 +68,12 @@ def measure_memory(
     num_settling = max(NUM_SETTLING, int(num_requests * _SETTLING_SHARE))
 
     def paint(index: int) -> None:
-        server.client.generate_images(recipes[index % len(recipes)].call("png"))
+        call = recipes[index % len(recipes)].call("png")
+        _patiently(lambda: server.client.generate_images(call))
         progress()
 
     def give_up(index: int) -> None:
-        _cancel_early(server.client, recipes[index % len(recipes)])
+        _patiently(lambda: _cancel_early(server.client, recipes[index % len(recipes)]))
         progress()
 
     with ThreadPoolExecutor(_AT_ONCE, "caller") as pool:
@@ -78,8 +82,8 @@ def measure_memory(
         list(pool.map(paint, range(num_requests)))
         after = resident_bytes()
         list(pool.map(give_up, range(num_cancelled)))
-    # One more picture: by its last event, every cancellation before it has been heard.
     paint(0)
+    _await_idle(server)
     return Memory(
         num_requests=num_requests,
         num_cancelled=num_cancelled,
@@ -102,6 +106,24 @@ def resident_bytes() -> int:
     lines = _STATUS.read_text().splitlines()
     line = next(line for line in lines if line.startswith("VmRSS:"))
     return int(line.split()[1]) * 1024
+
+
+def _patiently(ask: Callable[[], object]) -> None:
+    """Ask again, as late as the server says, for as long as its queue is full."""
+    while True:
+        try:
+            ask()
+        except QueueFull as full:
+            time.sleep(full.retry_after_s or _LOOK_S)
+        else:
+            return
+
+
+def _await_idle(server: Serving) -> None:
+    """Return when every cancellation was heard: the last may still be on their way."""
+    give_up_at = time.monotonic() + _PATIENCE_S
+    while server.stats().slots_free < server.num_slots and time.monotonic() < give_up_at:
+        time.sleep(_LOOK_S)
 
 
 def _cancel_early(client: InferenceClient, recipe: Recipe) -> None:
