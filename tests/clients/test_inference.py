@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import hashlib
+import math
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -124,6 +125,20 @@ def test_images_come_in_order_of_their_index(
 ) -> None:
     script.events = stream(image(1, b"second"), image(0, b"first"))
     assert [picture.data for picture in act(config)] == [b"first", b"second"]
+
+
+@both(paint, paint_in_a_loop)
+@pytest.mark.parametrize("timeout_s", [1e300, math.inf])
+def test_deadline_beyond_every_clock_is_none(
+    act: Callable[..., Any],
+    timeout_s: float,
+    config: ClientConfig,
+    script: Any,
+    stream: Any,
+    image: Any,
+) -> None:
+    script.events = stream(image(0, b"first"))
+    assert [picture.data for picture in act(config, timeout_s=timeout_s)] == [b"first"]
 
 
 @both(refine, refine_in_a_loop)

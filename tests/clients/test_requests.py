@@ -169,3 +169,21 @@ def test_refine_call_names_what_does_not_fit() -> None:
     source = ImageSource(data=b"", strength="much")  # type: ignore[arg-type]
     with pytest.raises(InvalidRequest, match=r"image\.strength"):
         refine_request(RefineCall(refiner=STAGE, source=source))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "limit"), [("seed", 2**63, 2**63 - 1), ("num_steps", -(2**40), -(2**31))]
+)
+def test_number_no_message_holds_is_answered_with_the_limit(
+    field: str, value: int, limit: int
+) -> None:
+    given: dict[str, Any] = {field: value}
+    call = GenerateCall(base=Stage(prompt="p"), **given)
+    with pytest.raises(InvalidRequest, match=rf"{field}: {value} does not fit: .*{limit}\b"):
+        generate_request(call)
+
+
+def test_source_larger_than_a_message_is_refused_with_the_limit() -> None:
+    source = ImageSource(data=bytes(4 * 1024 * 1024 + 1))
+    with pytest.raises(InvalidRequest, match=r"image\.data: 4194305 exceeds the 4194304 bytes"):
+        refine_request(RefineCall(refiner=STAGE, source=source))

@@ -31,6 +31,8 @@ __all__ = ["AsyncInferenceClient", "ClientConfig", "InferenceClient"]
 
 READY: Final = "readiness"
 """Health service name that tells whether a server takes calls."""
+MAX_TIMEOUT_S: Final = 1e8
+"""Three years; gRPC takes a deadline beyond what its clock holds for one that has passed."""
 
 Call = TypeVar("Call", GenerateCall, RefineCall)
 Request = pb.GenerateRequest | pb.RefineRequest
@@ -44,7 +46,7 @@ class ClientConfig:
     token: str | None = None
     """Bearer token, sent with every call; send it over plaintext on loopback only."""
     timeout_s: float = 600.0
-    """Deadline of a call that names none."""
+    """Deadline of a call that names none; ``math.inf`` waits for as long as it takes."""
 
 
 class InferenceClient:
@@ -260,7 +262,7 @@ def _options(config: ClientConfig, request_id: str, timeout_s: float | None) -> 
     if config.token is not None:
         metadata.append(("authorization", f"Bearer {config.token}"))
     deadline_s = config.timeout_s if timeout_s is None else timeout_s
-    return {"metadata": tuple(metadata), "timeout": deadline_s}
+    return {"metadata": tuple(metadata), "timeout": min(deadline_s, MAX_TIMEOUT_S)}
 
 
 def _meaning(error: grpc.RpcError, config: ClientConfig, request_id: str) -> DiptychError:

@@ -5,10 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from diptych.clients.calls import GenerateCall, ImageSource, Latents, RefineCall, Stage
 from diptych.errors import FieldViolation, InvalidRequest
+from diptych.rpc.channel import MAX_MESSAGE_BYTES
 from diptych.v1 import inference_pb2 as pb
 from diptych.v1 import types_pb2 as types
 
@@ -30,6 +32,11 @@ LONG_PROMPTS: Final[Mapping[str, int]] = {
     "chunk": types.LONG_PROMPT_CHUNK,
 }
 
+INTEGER_BITS: Final[Mapping[int, int]] = {
+    FieldDescriptor.CPPTYPE_INT32: 32,
+    FieldDescriptor.CPPTYPE_INT64: 64,
+}
+
 
 class _Writer:
     """Sets fields of one message and notes those whose value it cannot hold."""
@@ -45,10 +52,18 @@ class _Writer:
         for name, value in values.items():
             if value is None:
                 continue
+            if isinstance(value, str | bytes) and len(value) > MAX_MESSAGE_BYTES:
+                self._refuse(name, f"{len(value)} exceeds the {MAX_MESSAGE_BYTES} bytes of a call")
+                continue
             try:
                 setattr(self._message, name, value)
             except (TypeError, ValueError) as error:
-                self._refuse(name, f"{value!r:.80} does not fit: {error}")
+                bits = INTEGER_BITS.get(self._message.DESCRIPTOR.fields_by_name[name].cpp_type)
+                if bits and isinstance(value, int):
+                    problem = f"it is not in [{-(1 << bits - 1)}, {(1 << bits - 1) - 1}]"
+                else:
+                    problem = str(error)
+                self._refuse(name, f"{value!r:.80} does not fit: {problem}")
 
     def choose(self, name: str, value: str | None, choices: Mapping[str, int]) -> None:
         """Set enum field ``name`` to the number that ``choices`` gives for ``value``."""

@@ -327,7 +327,7 @@ def _with_common(
     if message.HasField("eta"):
         eta = found.number("eta", message.eta, 0.0, 1.0)
         if solver not in ETA_SOLVERS:
-            found.add("eta", f"{solver} takes none; {' and '.join(ETA_SOLVERS)} do")
+            found.add("eta", f"{shown(solver)} takes none; {' and '.join(ETA_SOLVERS)} do")
     quality = message.quality if message.HasField("quality") else DEFAULT_QUALITY
     if message.output not in OUTPUTS:
         found.add("output", f"{message.output} is not a value of OutputFormat")
