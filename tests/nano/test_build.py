@@ -17,7 +17,8 @@ def tiny(out: Path) -> BuildConfig:
         vae_steps=2,
         vae_batch=2,
         unet_steps=2,
-        expert_steps=2,
+        base_steps=2,
+        refiner_steps=2,
         unet_batch=2,
     )
 

@@ -34,7 +34,7 @@ PROMPTS: Final = (
 STEPS: Final = 30
 BOUNDARY: Final = 0.65
 SEED: Final = 7
-GUIDANCE: Final = 4.0
+GUIDANCE: Final = 2.0
 
 
 def demo(

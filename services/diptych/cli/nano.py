@@ -38,7 +38,8 @@ def build_pair(
     device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
     seed: Annotated[int, typer.Option("--seed")] = 0,
     unet_steps: Annotated[int | None, typer.Option("--unet-steps", min=1)] = None,
-    expert_steps: Annotated[int | None, typer.Option("--expert-steps", min=1)] = None,
+    base_steps: Annotated[int | None, typer.Option("--base-steps", min=1)] = None,
+    refiner_steps: Annotated[int | None, typer.Option("--refiner-steps", min=1)] = None,
     vae_steps: Annotated[int | None, typer.Option("--vae-steps", min=1)] = None,
     num_scenes: Annotated[int | None, typer.Option("--num-scenes", min=64)] = None,
 ) -> None:
@@ -53,7 +54,8 @@ def build_pair(
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
         given = {
             "unet_steps": unet_steps,
-            "expert_steps": expert_steps,
+            "base_steps": base_steps,
+            "refiner_steps": refiner_steps,
             "vae_steps": vae_steps,
             "num_scenes": num_scenes,
         }
@@ -67,7 +69,7 @@ def score_pair(
     *,
     count: Annotated[int, typer.Option("--count", min=1, help="Held-out prompts.")] = 256,
     steps: Annotated[int, typer.Option("--steps", min=1)] = 30,
-    guidance: Annotated[float, typer.Option("--guidance")] = 4.0,
+    guidance: Annotated[float, typer.Option("--guidance")] = 2.0,
     boundary: Annotated[float, typer.Option("--boundary")] = 0.65,
     weights: Annotated[
         Path | None,

@@ -116,6 +116,7 @@ FAMILIES: Mapping[str, Family] = {
             max_size=256,
             cross_attention_dim=128,
             pooled_dim=64,
+            default_guidance_scale=2.0,
         ),
     )
 }
