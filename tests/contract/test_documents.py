@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from diptych import errors
 from diptych.inference.settings import Settings
 from diptych.telemetry.metrics import METRIC_NAMES
 
@@ -47,6 +48,12 @@ def test_operations_names_every_shared_variable() -> None:
     text = (ROOT / "docs" / "operations.md").read_text()
     names = [f"DIPTYCH_{name.upper()}" for name in Settings.model_fields if name != "inference"]
     assert [name for name in names if f"`{name}`" not in text] == []
+
+
+def test_operations_say_what_helps_against_every_reason() -> None:
+    text = (ROOT / "docs" / "operations.md").read_text()
+    reasons = {str(getattr(getattr(errors, name), "reason", "UNKNOWN")) for name in errors.__all__}
+    assert [reason for reason in sorted(reasons) if f"`{reason}`" not in text] == []
 
 
 def test_metrics_in_the_documents_exist() -> None:
