@@ -77,7 +77,7 @@ Boundary = Annotated[
     float | None,
     typer.Option(
         "--boundary",
-        help="Share of the schedule the base expert does, in (0, 1).",
+        help="Share of the schedule the base expert does, in (0, 1); 0.65 where both run.",
         rich_help_panel=_SAMPLING,
     ),
 ]
@@ -117,7 +117,7 @@ Out = Annotated[
     typer.Option(
         "--out",
         "-o",
-        help="File, folder, or pattern with {seed} or {index}. [default: ./diptych-SEED.png]",
+        help="File, folder, or pattern with {seed} or {index}; ./diptych-SEED.png otherwise.",
         show_default=False,
         rich_help_panel=_OUTPUT,
     ),
