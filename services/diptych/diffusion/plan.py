@@ -149,8 +149,11 @@ def _lattice_violations(
     """Return what only shows once the timesteps are known."""
     schedule, solver = asked.schedule, asked.solver
     if len(base) + len(refiner) == 0:
-        field = "boundary" if asked.strength is None else "image.strength"
-        return [(field, f"leaves none of {asked.num_steps} steps to run")]
+        by_boundary = asked.strength is None
+        field, value = (
+            ("boundary", asked.boundary) if by_boundary else ("image.strength", asked.strength)
+        )
+        return [(field, f"{value} leaves none of {asked.num_steps} steps to run")]
     if len(lattice.sigmas) > 0:
         return []
     used = lattice.timesteps[[*base, *refiner]]
