@@ -101,7 +101,9 @@ def build_text_encoders(
 
 def build_scheduler() -> EulerDiscreteScheduler:
     """Return the scheduler the pair is saved with; its config is the pair's noise schedule."""
-    return EulerDiscreteScheduler(**SCHEDULER_CONFIG)
+    # What Euler does not read is for the solvers that do, as in SDXL's own file.
+    others = {"clip_sample": False, "set_alpha_to_one": False}
+    return EulerDiscreteScheduler.from_config({**SCHEDULER_CONFIG, **others})
 
 
 def build_tokenizer(corpus: list[str]) -> CLIPTokenizer:
