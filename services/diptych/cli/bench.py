@@ -77,9 +77,15 @@ def bench_parity(
     """Paint with the server and with stock diffusers and compare latents and pixels."""
     with reporting(as_json=False) as report:
         need_extra("benchmarking")
-        from dataclasses import asdict
+        from dataclasses import asdict, replace
 
-        from diptych.bench.parity import compare, compare_schedules, parity_recipes
+        from diptych.bench.parity import (
+            compare,
+            compare_refined,
+            compare_schedules,
+            parity_recipes,
+        )
+        from diptych.bench.recipes import SEED_RECIPE
         from diptych.bench.reference import Reference
         from diptych.bench.serving import serving
         from diptych.bench.steps import load_architecture
@@ -93,6 +99,8 @@ def bench_parity(
                 compare(server.client, reference, name, recipe)
                 for name, recipe in _counted(report, recipes, "painting with both")
             ]
+            recipe = replace(SEED_RECIPE, num_steps=steps)
+            found.append(compare_refined(server.client, reference, recipe, strength=0.35))
         experts = load_architecture("nano", random_weights=False, device="cpu")
         found += compare_schedules(experts, reference, num_steps=steps)
         answer = {"recipes": [asdict(one) | {"holds": one.holds} for one in found]}
