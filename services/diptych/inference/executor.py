@@ -12,6 +12,7 @@ from torch import Tensor
 from diptych.diffusion.guidance import combine
 from diptych.diffusion.noise import RowNoise
 from diptych.diffusion.ragged import advance, estimate_denoised
+from diptych.diffusion.symbols import NUM_STATES
 from diptych.errors import DiptychError, OutOfDeviceMemory
 from diptych.inference.conditions import (
     Conditions,
@@ -46,7 +47,6 @@ from diptych.models.experts import Experts
 
 __all__ = ["DeviceExecutor", "ExecutorConfig"]
 
-_NUM_STATES: Final = 4
 _REMEMBERED_BATCHES: Final = 8
 
 
@@ -104,7 +104,7 @@ class DeviceExecutor:
         assert isinstance(placement.conditioning, RequestConditions)
         noise = RowNoise(placement.request.seed + placement.index)
         latents = self._first_latents(placement, noise).to(self._device)
-        state = torch.zeros(1, _NUM_STATES, *latents.shape, device=self._device)
+        state = torch.zeros(1, NUM_STATES, *latents.shape, device=self._device)
         state[0, 0] = latents
         self._slots[placement.slot] = Slot(
             route=placement.route,

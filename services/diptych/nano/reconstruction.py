@@ -10,9 +10,8 @@ from diffusers import AutoencoderKL
 
 from diptych.nano.scenes import Scene, render
 
-__all__ = ["MIN_PSNR_DB", "reconstruction_psnr"]
+__all__ = ["reconstruction_psnr"]
 
-MIN_PSNR_DB = 26.0
 _BATCH = 16
 _JITTER_SEED = 5
 
