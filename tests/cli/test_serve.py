@@ -1,5 +1,6 @@
 """``diptych serve`` and ``diptych up`` run the service until they are told to stop."""
 
+import logging
 import signal
 import subprocess
 import sys
@@ -13,6 +14,16 @@ from diptych.clients.inference import ClientConfig, InferenceClient
 from diptych.rpc.channel import ChannelConfig
 
 Invoke = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """Take back what a server inside the test did to the process's logging."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.mark.parametrize(
