@@ -21,7 +21,7 @@ __all__ = ["PROMPTS", "demo"]
 
 PROMPTS: Final = (
     "a large red heart in the center on a dotted cream background",
-    "a small yellow star in the top right corner on a plain black background",
+    "a large yellow star in the top right corner on a plain black background",
     "a large blue ring on the left on a wavy sky background",
     "a small green triangle at the bottom on a striped white background",
     "a large purple star in the center on a checkered mint background",
