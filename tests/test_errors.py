@@ -15,7 +15,10 @@ from diptych.errors import (
 )
 
 CODES = {
+    "ABORTED",
+    "ALREADY_EXISTS",
     "CANCELLED",
+    "DATA_LOSS",
     "DEADLINE_EXCEEDED",
     "FAILED_PRECONDITION",
     "INTERNAL",

@@ -6,17 +6,30 @@ DiptychError
 │   ├── PromptTooLong          a prompt does not fit the encoders' window
 │   ├── CheckpointInvalid      files that are not a checkpoint we can read
 │   │   └── PickleRefused      weights in a format that runs code when read
+│   ├── AdapterInvalid         bytes that are not an adapter we can read
+│   ├── ConversionUnsupported  a file format that cannot say what an adapter holds
+│   ├── DigestMismatch         bytes that are not what their sender named
 │   └── SettingInvalid         a setting of the process itself
 ├── Unauthenticated
 │   └── TokenRefused           no token, or none that this server knows
 ├── FailedPrecondition         the system is not in a state for it
+│   ├── AdapterMismatch        an adapter made for another model
+│   ├── AdapterInUse           an adapter that running requests hold
 │   ├── ExpertsMismatch        a base and a refiner that do not belong together
 │   ├── ExpertMissing          no expert here for what was asked
 │   └── ExtraMissing           an optional part of the package is not installed
+├── Aborted                    another caller was first; read again, then decide
+│   └── NameMoved              a name no longer points where the caller thought
+├── AlreadyExists
+│   └── NameTaken              a name that points at something else already
 ├── NotFound
+│   ├── AdapterNotFound        no adapter of that name or digest
+│   ├── BlobNotFound           a store holds nothing of that digest
 │   ├── ModelNotFound
 │   └── ObjectNotFound         a bucket or object that does not exist
 ├── ResourceExhausted          later, or smaller
+│   ├── AdapterSlotsFull       every adapter slot is held by a running request or a pin
+│   ├── StoreFull              the disk or bucket takes no more bytes
 │   ├── QueueFull
 │   └── OutOfDeviceMemory
 ├── DeadlineExceeded
@@ -30,6 +43,8 @@ DiptychError
 │   ├── PeerUnavailable
 │   ├── ServerUnreachable      nothing that speaks gRPC answers at an address
 │   └── SourceUnavailable      a hub or store of models does not answer
+├── DataLoss                   what was stored cannot be read back
+│   └── BlobCorrupt            stored bytes are no longer what their digest says
 └── Internal                   our fault
     ├── EngineFault
     └── ResponseCorrupt        a server's answer breaks its own contract
@@ -40,11 +55,23 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 __all__ = [
+    "Aborted",
+    "AdapterInUse",
+    "AdapterInvalid",
+    "AdapterMismatch",
+    "AdapterNotFound",
+    "AdapterSlotsFull",
+    "AlreadyExists",
+    "BlobCorrupt",
+    "BlobNotFound",
     "Cancelled",
     "CheckpointInvalid",
+    "ConversionUnsupported",
+    "DataLoss",
     "DeadlineExceeded",
     "DeadlinePassed",
     "DeadlineUnreachable",
+    "DigestMismatch",
     "DiptychError",
     "Draining",
     "EngineFault",
@@ -57,6 +84,8 @@ __all__ = [
     "InvalidArgument",
     "InvalidRequest",
     "ModelNotFound",
+    "NameMoved",
+    "NameTaken",
     "NotFound",
     "ObjectNotFound",
     "OutOfDeviceMemory",
@@ -71,6 +100,7 @@ __all__ = [
     "SettingInvalid",
     "SourceUnavailable",
     "Starting",
+    "StoreFull",
     "TokenRefused",
     "Unauthenticated",
     "Unavailable",
@@ -134,6 +164,24 @@ class DeadlineExceeded(DiptychError):
     code = "DEADLINE_EXCEEDED"
 
 
+class Aborted(DiptychError):
+    """Another caller changed the same thing first."""
+
+    code = "ABORTED"
+
+
+class AlreadyExists(DiptychError):
+    """What should be created is there, and is not the same."""
+
+    code = "ALREADY_EXISTS"
+
+
+class DataLoss(DiptychError):
+    """Stored bytes are lost or damaged."""
+
+    code = "DATA_LOSS"
+
+
 class Cancelled(DiptychError):
     """The caller took the request back."""
 
@@ -195,6 +243,36 @@ class PickleRefused(CheckpointInvalid):
         self.file = file
 
 
+class AdapterInvalid(InvalidArgument):
+    """A file is not an adapter this package reads."""
+
+    reason = "ADAPTER_INVALID"
+
+    def __init__(self, source: str, problem: str) -> None:
+        super().__init__(f"adapter {source}: {problem}")
+        self.source, self.problem = source, problem
+
+
+class ConversionUnsupported(InvalidArgument):
+    """A file format has no way to say something that the adapter holds."""
+
+    reason = "CONVERSION_UNSUPPORTED"
+
+    def __init__(self, *, target_format: str, content: str) -> None:
+        super().__init__(f"format {target_format} cannot hold {content}")
+        self.target_format, self.content = target_format, content
+
+
+class DigestMismatch(InvalidArgument):
+    """Bytes arrived that do not have the digest their sender announced."""
+
+    reason = "DIGEST_MISMATCH"
+
+    def __init__(self, *, expected: str, actual: str) -> None:
+        super().__init__(f"bytes have digest {actual}, announced was {expected}")
+        self.expected, self.actual = expected, actual
+
+
 class SettingInvalid(InvalidArgument):
     """A setting of this process is unknown or out of range."""
 
@@ -213,6 +291,100 @@ class TokenRefused(Unauthenticated):
     def __init__(self, problem: str) -> None:
         super().__init__(f"metadata authorization: {problem}")
         self.problem = problem
+
+
+class AdapterMismatch(FailedPrecondition):
+    """An adapter was made for another model than the one it should act on."""
+
+    reason = "ADAPTER_MISMATCH"
+
+    def __init__(self, *, adapter: str, field: str, made_for: str, used_on: str) -> None:
+        super().__init__(f"adapter {adapter}: its {field} is {made_for}, the model's {used_on}")
+        self.adapter, self.field, self.made_for, self.used_on = adapter, field, made_for, used_on
+
+
+class AdapterInUse(FailedPrecondition):
+    """An adapter cannot go while requests run with it."""
+
+    reason = "ADAPTER_IN_USE"
+
+    def __init__(self, *, adapter: str, num_requests: int) -> None:
+        super().__init__(f"adapter {adapter} is in use by {num_requests} requests")
+        self.adapter, self.num_requests = adapter, num_requests
+
+
+class NameMoved(Aborted):
+    """A name points elsewhere than the caller expected when it asked to move it."""
+
+    reason = "NAME_MOVED"
+
+    def __init__(self, *, name: str, expected: str, actual: str) -> None:
+        super().__init__(f"name {name} points at {actual}, expected was {expected}")
+        self.name, self.expected, self.actual = name, expected, actual
+
+
+class NameTaken(AlreadyExists):
+    """A name is in use for something else, and the caller did not ask to move it."""
+
+    reason = "NAME_TAKEN"
+
+    def __init__(self, *, name: str, actual: str) -> None:
+        super().__init__(f"name {name} already points at {actual}")
+        self.name, self.actual = name, actual
+
+
+class AdapterNotFound(NotFound):
+    """No adapter has this name or digest."""
+
+    reason = "ADAPTER_NOT_FOUND"
+
+    def __init__(self, adapter: str) -> None:
+        super().__init__(f"no adapter {adapter!r}")
+        self.adapter = adapter
+
+
+class BlobNotFound(NotFound):
+    """A store holds no bytes of this digest."""
+
+    reason = "BLOB_NOT_FOUND"
+
+    def __init__(self, digest: str) -> None:
+        super().__init__(f"no blob {digest}")
+        self.digest = digest
+
+
+class BlobCorrupt(DataLoss):
+    """Stored bytes no longer have the digest they were stored under."""
+
+    reason = "BLOB_CORRUPT"
+
+    def __init__(self, *, digest: str, actual: str) -> None:
+        super().__init__(f"blob {digest} now has digest {actual}")
+        self.digest, self.actual = digest, actual
+
+
+class AdapterSlotsFull(ResourceExhausted):
+    """Nothing can be evicted to make room for an adapter."""
+
+    reason = "ADAPTER_SLOTS_FULL"
+
+    def __init__(self, *, needed_bytes: int, limit_bytes: int, retry_after_s: float = 1.0) -> None:
+        super().__init__(
+            f"adapter needs {needed_bytes} bytes of the {limit_bytes} for adapters, and what is "
+            f"there is in use or pinned; retry in {retry_after_s:.1f} s"
+        )
+        self.needed_bytes, self.limit_bytes = needed_bytes, limit_bytes
+        self.retry_after_s = retry_after_s
+
+
+class StoreFull(ResourceExhausted):
+    """A store has no room for more bytes."""
+
+    reason = "STORE_FULL"
+
+    def __init__(self, *, location: str, size_bytes: int) -> None:
+        super().__init__(f"store {location} has no room for {size_bytes} bytes")
+        self.location, self.size_bytes = location, size_bytes
 
 
 class ExpertsMismatch(FailedPrecondition):

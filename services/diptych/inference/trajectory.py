@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from diptych.errors import DiptychError
 
 __all__ = [
+    "AdapterState",
+    "AdapterUse",
+    "AdapterWaited",
     "Completed",
     "Event",
     "Expert",
@@ -64,6 +67,32 @@ class LongPrompt(enum.StrEnum):
     ERROR = "error"
     TRUNCATE = "truncate"
     CHUNK = "chunk"
+
+
+class AdapterState(enum.StrEnum):
+    """How far an adapter is on its way to the device, for one request that waits for it."""
+
+    QUEUED = "queued"
+    FETCHING = "fetching"
+    READY = "ready"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterUse:
+    """One adapter of a request; its name has been resolved, so what it means cannot change."""
+
+    digest: str
+    """``sha256:`` and 64 hexadecimal digits."""
+    name: str
+    """What the caller called it, for messages."""
+    scale: float = 1.0
+    parts: tuple[tuple[str, float], ...] = ()
+    """Factors on ``scale`` by part, in order of their names: ``base``, ``refiner``,
+    ``text_encoder``, ``text_encoder_2``, ``unet``, ``unet.down``, ``unet.up.block_1``,
+    ``unet.up.block_1.0``; the most specific of those under ``unet`` holds."""
+    force: bool = False
+    """Use it although it was made for another model, where its shapes fit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +168,8 @@ class ImageRequest:
     """Steps between previews; 0 sends none."""
     deadline: float | None = None
     """Instant on the engine's clock after which the answer is worthless."""
+    adapters: tuple[AdapterUse, ...] = ()
+    """Their updates add up."""
     skip_draws: int = 0
     """Noises, the first latents' included, drawn from each seed before these were handed over."""
 
@@ -161,6 +192,15 @@ class Queued:
 
     position: int
     predicted_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterWaited:
+    """An adapter that the request waits for has reached ``state``; between Queued and Started."""
+
+    name: str
+    digest: str
+    state: AdapterState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,8 +257,8 @@ class Failed:
     error: DiptychError
 
 
-Event = Queued | Started | Stepped | Preview | ImageReady | Completed | Failed
-"""Queued, Started, then any of Stepped, Preview, ImageReady; last is Completed or Failed."""
+Event = Queued | AdapterWaited | Started | Stepped | Preview | ImageReady | Completed | Failed
+"""Queued, AdapterWaited, Started, then Stepped, Preview, ImageReady; last Completed or Failed."""
 
 Listener = Callable[[Event], None]
 """Called from the engine's threads; must return at once and never raise."""

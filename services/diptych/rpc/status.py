@@ -39,6 +39,9 @@ _FALLBACKS: Final[Mapping[str, type[DiptychError]]] = {
     "DEADLINE_EXCEEDED": errors.DeadlineExceeded,
     "CANCELLED": errors.Cancelled,
     "UNAVAILABLE": errors.Unavailable,
+    "ABORTED": errors.Aborted,
+    "ALREADY_EXISTS": errors.AlreadyExists,
+    "DATA_LOSS": errors.DataLoss,
 }
 """Class for a code whose reason is not one of ours; any other code is ``Internal``."""
 

@@ -1,0 +1,1 @@
+"""Adapters as values: read, written, named, merged, and applied row by row."""

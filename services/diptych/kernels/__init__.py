@@ -1,0 +1,1 @@
+"""Triton kernels, each beside the torch reference that it is tested against."""
