@@ -5,8 +5,6 @@ is always the one whose ratio to the rank is the update's scale: rank-stabilised
 (Kalajdzievski 2023) are brought to that when they are read.
 """
 
-import enum
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -14,7 +12,7 @@ from typing import Final
 
 from torch import Tensor
 
-from diptych.errors import FieldViolation, InvalidRequest
+from diptych.adapters.naming import Component, Stage, check_name
 
 __all__ = [
     "MAX_RANK",
@@ -31,27 +29,6 @@ __all__ = [
 
 MAX_RANK: Final = 128
 """Largest rank of one target that is read or served."""
-_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}(/[a-z0-9][a-z0-9._-]{0,62}){0,2}")
-
-
-class Component(enum.StrEnum):
-    """The network that a target is part of."""
-
-    UNET = "unet"
-    REFINER_UNET = "refiner_unet"
-    """The refiner's UNet, in an adapter of both stages that has factors of its own for it."""
-    TEXT_ENCODER = "text_encoder"
-    """CLIP-L; kohya's ``lora_te1``."""
-    TEXT_ENCODER_2 = "text_encoder_2"
-    """OpenCLIP-G, which pools; kohya's ``lora_te2``."""
-
-
-class Stage(enum.StrEnum):
-    """Which experts an adapter acts on."""
-
-    BASE = "base"
-    REFINER = "refiner"
-    BOTH = "both"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -151,20 +128,3 @@ class Adapter:
         """Return the components that it changes or gives tokens to."""
         of_tokens = {part for token in self.tokens.values() for part in token.vectors}
         return frozenset({target.component for target in self.targets} | of_tokens)
-
-
-def check_name(name: str, *, field_name: str = "name") -> str:
-    """Return ``name`` if an adapter may be called that.
-
-    Raises:
-        InvalidRequest: It is not up to three parts of 1 to 63 of ``a-z 0-9 . _ -`` joined by
-            slashes, each beginning with a letter or digit.
-    """
-    if _NAME.fullmatch(name) and ".." not in name and name.split("/", maxsplit=1)[0] != "sha256":
-        return name
-    shown = name if len(name) <= 80 else f"{name[:77]}..."
-    description = (
-        f"{shown!r} is not up to 3 parts of 1 to 63 characters a-z, 0-9, '.', '_', '-' "
-        "joined by '/', each beginning with a letter or digit"
-    )
-    raise InvalidRequest([FieldViolation(field=field_name, description=description)])
