@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from diptych.errors import CheckpointInvalid
 from diptych.models.parts import Part, read_tensors
+from diptych.models.row_independence import keep_rows_independent
 
 __all__ = ["assemble", "require_class"]
 
@@ -54,6 +55,7 @@ def assemble(
     state = {names[name]: tensor for name, tensor in tensors.items() if names[name] in expected}
     module.load_state_dict(state, strict=True, assign=True)
     _materialize_buffers(part, module, device)
+    keep_rows_independent(module)
     return module.requires_grad_(requires_grad=False).eval()
 
 
