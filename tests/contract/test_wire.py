@@ -8,7 +8,7 @@ from pathlib import Path
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, FileDescriptor
 
-from diptych.v1 import inference_pb2, types_pb2
+from diptych.v1 import adapters_pb2, inference_pb2, types_pb2
 
 GOLDEN = Path(__file__).with_name("wire.txt")
 TYPES = {
@@ -22,8 +22,9 @@ def described(file: FileDescriptor) -> Iterator[str]:
     """Yield one line for each thing in ``file`` that the other side depends on."""
     for service in file.services_by_name.values():
         for method in service.methods:
+            asked = "stream " if method.client_streaming else ""
             answer = "stream " if method.server_streaming else ""
-            types = f"({method.input_type.name}) returns ({answer}{method.output_type.name})"
+            types = f"({asked}{method.input_type.name}) returns ({answer}{method.output_type.name})"
             yield f"rpc {service.full_name}.{method.name}{types}"
     for message in file.message_types_by_name.values():
         yield f"message {message.full_name}"
@@ -45,5 +46,6 @@ def fields(message: Descriptor) -> Iterator[str]:
 
 
 def test_wire_is_as_listed() -> None:
-    lines = [line for module in (types_pb2, inference_pb2) for line in described(module.DESCRIPTOR)]
+    modules = (types_pb2, inference_pb2, adapters_pb2)
+    lines = [line for module in modules for line in described(module.DESCRIPTOR)]
     assert sorted(lines) == GOLDEN.read_text().splitlines()

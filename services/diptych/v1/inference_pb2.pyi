@@ -47,6 +47,7 @@ class GenerateRequest(_message.Message):
     OUTPUT_FIELD_NUMBER: _builtins.int
     QUALITY_FIELD_NUMBER: _builtins.int
     PREVIEW_EVERY_FIELD_NUMBER: _builtins.int
+    ADAPTERS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """A UUID that makes repeating the call safe and names it in logs (AIP-155). Empty: the server
     draws one and tells it in `Queued.resolved`.
@@ -119,6 +120,12 @@ class GenerateRequest(_message.Message):
     def target_size(self) -> _types_pb2.Size:
         """Size the picture claims to have been cropped to. Default: the output's size."""
 
+    @_builtins.property
+    def adapters(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.AdapterUse]:
+        """Adapters to paint with, at most `Limits.max_adapters`, none twice. What acts on an expert that
+        does not run is left out.
+        """
+
     def __init__(
         self,
         *,
@@ -144,10 +151,11 @@ class GenerateRequest(_message.Message):
         output: _types_pb2.OutputFormat.ValueType = ...,
         quality: _builtins.int | None = ...,
         preview_every: _builtins.int = ...,
+        adapters: _abc.Iterable[_types_pb2.AdapterUse] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_boundary", b"_boundary", "_eta", b"_eta", "_height", b"_height", "_num_images", b"_num_images", "_num_steps", b"_num_steps", "_quality", b"_quality", "_seed", b"_seed", "_width", b"_width", "base", b"base", "boundary", b"boundary", "crop_top_left", b"crop_top_left", "eta", b"eta", "height", b"height", "num_images", b"num_images", "num_steps", b"num_steps", "original_size", b"original_size", "quality", b"quality", "refiner", b"refiner", "seed", b"seed", "target_size", b"target_size", "width", b"width"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_boundary", b"_boundary", "_eta", b"_eta", "_height", b"_height", "_num_images", b"_num_images", "_num_steps", b"_num_steps", "_quality", b"_quality", "_seed", b"_seed", "_width", b"_width", "base", b"base", "base_only", b"base_only", "boundary", b"boundary", "crop_top_left", b"crop_top_left", "eta", b"eta", "height", b"height", "history", b"history", "long_prompt", b"long_prompt", "num_images", b"num_images", "num_steps", b"num_steps", "original_size", b"original_size", "output", b"output", "preview_every", b"preview_every", "quality", b"quality", "refiner", b"refiner", "request_id", b"request_id", "seed", b"seed", "sigma_schedule", b"sigma_schedule", "solver", b"solver", "spacing", b"spacing", "target_size", b"target_size", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_boundary", b"_boundary", "_eta", b"_eta", "_height", b"_height", "_num_images", b"_num_images", "_num_steps", b"_num_steps", "_quality", b"_quality", "_seed", b"_seed", "_width", b"_width", "adapters", b"adapters", "base", b"base", "base_only", b"base_only", "boundary", b"boundary", "crop_top_left", b"crop_top_left", "eta", b"eta", "height", b"height", "history", b"history", "long_prompt", b"long_prompt", "num_images", b"num_images", "num_steps", b"num_steps", "original_size", b"original_size", "output", b"output", "preview_every", b"preview_every", "quality", b"quality", "refiner", b"refiner", "request_id", b"request_id", "seed", b"seed", "sigma_schedule", b"sigma_schedule", "solver", b"solver", "spacing", b"spacing", "target_size", b"target_size", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__boundary: _TypeAlias = _typing.Literal["boundary"]  # noqa: Y015
     _WhichOneofArgType__boundary: _TypeAlias = _typing.Literal["_boundary", b"_boundary"]  # noqa: Y015
@@ -233,6 +241,7 @@ class RefineRequest(_message.Message):
     OUTPUT_FIELD_NUMBER: _builtins.int
     QUALITY_FIELD_NUMBER: _builtins.int
     PREVIEW_EVERY_FIELD_NUMBER: _builtins.int
+    ADAPTERS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """A UUID that makes repeating the call safe and names it in logs (AIP-155). Empty: the server
     draws one and tells it in `Queued.resolved`.
@@ -299,6 +308,12 @@ class RefineRequest(_message.Message):
     def target_size(self) -> _types_pb2.Size:
         """Size the picture claims to have been cropped to. Default: the output's size."""
 
+    @_builtins.property
+    def adapters(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.AdapterUse]:
+        """Adapters to refine with, at most `Limits.max_adapters`, none twice. What acts on the base is
+        left out.
+        """
+
     def __init__(
         self,
         *,
@@ -321,10 +336,11 @@ class RefineRequest(_message.Message):
         output: _types_pb2.OutputFormat.ValueType = ...,
         quality: _builtins.int | None = ...,
         preview_every: _builtins.int = ...,
+        adapters: _abc.Iterable[_types_pb2.AdapterUse] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_boundary", b"_boundary", "_eta", b"_eta", "_num_images", b"_num_images", "_num_steps", b"_num_steps", "_quality", b"_quality", "_seed", b"_seed", "boundary", b"boundary", "crop_top_left", b"crop_top_left", "eta", b"eta", "image", b"image", "latents", b"latents", "num_images", b"num_images", "num_steps", b"num_steps", "original_size", b"original_size", "quality", b"quality", "refiner", b"refiner", "seed", b"seed", "source", b"source", "target_size", b"target_size"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_boundary", b"_boundary", "_eta", b"_eta", "_num_images", b"_num_images", "_num_steps", b"_num_steps", "_quality", b"_quality", "_seed", b"_seed", "boundary", b"boundary", "crop_top_left", b"crop_top_left", "eta", b"eta", "image", b"image", "latents", b"latents", "long_prompt", b"long_prompt", "num_images", b"num_images", "num_steps", b"num_steps", "original_size", b"original_size", "output", b"output", "preview_every", b"preview_every", "quality", b"quality", "refiner", b"refiner", "request_id", b"request_id", "seed", b"seed", "sigma_schedule", b"sigma_schedule", "solver", b"solver", "source", b"source", "spacing", b"spacing", "target_size", b"target_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_boundary", b"_boundary", "_eta", b"_eta", "_num_images", b"_num_images", "_num_steps", b"_num_steps", "_quality", b"_quality", "_seed", b"_seed", "adapters", b"adapters", "boundary", b"boundary", "crop_top_left", b"crop_top_left", "eta", b"eta", "image", b"image", "latents", b"latents", "long_prompt", b"long_prompt", "num_images", b"num_images", "num_steps", b"num_steps", "original_size", b"original_size", "output", b"output", "preview_every", b"preview_every", "quality", b"quality", "refiner", b"refiner", "request_id", b"request_id", "seed", b"seed", "sigma_schedule", b"sigma_schedule", "solver", b"solver", "source", b"source", "spacing", b"spacing", "target_size", b"target_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__boundary: _TypeAlias = _typing.Literal["boundary"]  # noqa: Y015
     _WhichOneofArgType__boundary: _TypeAlias = _typing.Literal["_boundary", b"_boundary"]  # noqa: Y015
@@ -424,6 +440,7 @@ class ImageEvent(_message.Message):
     IMAGE_HEADER_FIELD_NUMBER: _builtins.int
     IMAGE_CHUNK_FIELD_NUMBER: _builtins.int
     COMPLETED_FIELD_NUMBER: _builtins.int
+    ADAPTER_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def queued(self) -> Global___Queued:
         """Admitted; always the first."""
@@ -452,6 +469,10 @@ class ImageEvent(_message.Message):
     def completed(self) -> Global___Completed:
         """Every image was delivered; always the last."""
 
+    @_builtins.property
+    def adapter(self) -> Global___AdapterProgress:
+        """An adapter that the request waits for has come further; between Queued and Started."""
+
     def __init__(
         self,
         *,
@@ -462,12 +483,13 @@ class ImageEvent(_message.Message):
         image_header: Global___ImageHeader | None = ...,
         image_chunk: Global___ImageChunk | None = ...,
         completed: Global___Completed | None = ...,
+        adapter: Global___AdapterProgress | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["completed", b"completed", "event", b"event", "image_chunk", b"image_chunk", "image_header", b"image_header", "preview", b"preview", "progress", b"progress", "queued", b"queued", "started", b"started"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "completed", b"completed", "event", b"event", "image_chunk", b"image_chunk", "image_header", b"image_header", "preview", b"preview", "progress", b"progress", "queued", b"queued", "started", b"started"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed", b"completed", "event", b"event", "image_chunk", b"image_chunk", "image_header", b"image_header", "preview", b"preview", "progress", b"progress", "queued", b"queued", "started", b"started"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "completed", b"completed", "event", b"event", "image_chunk", b"image_chunk", "image_header", b"image_header", "preview", b"preview", "progress", b"progress", "queued", b"queued", "started", b"started"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["queued", "started", "progress", "preview", "image_header", "image_chunk", "completed"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["queued", "started", "progress", "preview", "image_header", "image_chunk", "completed", "adapter"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -556,6 +578,36 @@ class Resolved(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__boundary) -> _WhichOneofReturnType__boundary | None: ...
 
 Global___Resolved: _TypeAlias = Resolved  # noqa: Y015
+
+@_typing.final
+class AdapterProgress(_message.Message):
+    """An adapter that the request waits for has come further."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADAPTER_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    adapter: _builtins.str
+    """The adapter as the request called it."""
+    digest: _builtins.str
+    """`sha256:` and 64 hexadecimal digits: what the name pointed at when the request came."""
+    state: _types_pb2.AdapterState.ValueType
+    """How far it is."""
+    def __init__(
+        self,
+        *,
+        adapter: _builtins.str = ...,
+        digest: _builtins.str = ...,
+        state: _types_pb2.AdapterState.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "digest", b"digest", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdapterProgress: _TypeAlias = AdapterProgress  # noqa: Y015
 
 @_typing.final
 class Started(_message.Message):
@@ -893,6 +945,8 @@ class Limits(_message.Message):
     MAX_NUM_IMAGES_FIELD_NUMBER: _builtins.int
     MAX_PROMPT_BYTES_FIELD_NUMBER: _builtins.int
     MAX_INLINE_BYTES_FIELD_NUMBER: _builtins.int
+    MAX_ADAPTERS_FIELD_NUMBER: _builtins.int
+    MAX_ADAPTER_RANK_FIELD_NUMBER: _builtins.int
     min_side: _builtins.int
     """Pixels on a side, at least."""
     max_side: _builtins.int
@@ -909,6 +963,10 @@ class Limits(_message.Message):
     """Bytes of a prompt in UTF-8, at most."""
     max_inline_bytes: _builtins.int
     """Bytes of latents or of a picture inside a request, at most."""
+    max_adapters: _builtins.int
+    """Adapters of a request, at most; 0 where the server takes none."""
+    max_adapter_rank: _builtins.int
+    """Rank of an adapter, at most."""
     def __init__(
         self,
         *,
@@ -920,10 +978,12 @@ class Limits(_message.Message):
         max_num_images: _builtins.int = ...,
         max_prompt_bytes: _builtins.int = ...,
         max_inline_bytes: _builtins.int = ...,
+        max_adapters: _builtins.int = ...,
+        max_adapter_rank: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_inline_bytes", b"max_inline_bytes", "max_num_images", b"max_num_images", "max_num_steps", b"max_num_steps", "max_pixels", b"max_pixels", "max_prompt_bytes", b"max_prompt_bytes", "max_side", b"max_side", "min_side", b"min_side", "size_multiple", b"size_multiple"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_adapter_rank", b"max_adapter_rank", "max_adapters", b"max_adapters", "max_inline_bytes", b"max_inline_bytes", "max_num_images", b"max_num_images", "max_num_steps", b"max_num_steps", "max_pixels", b"max_pixels", "max_prompt_bytes", b"max_prompt_bytes", "max_side", b"max_side", "min_side", b"min_side", "size_multiple", b"size_multiple"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

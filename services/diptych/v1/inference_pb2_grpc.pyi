@@ -55,7 +55,10 @@ class InferenceServiceStub:
     Codes:
       INVALID_ARGUMENT (INVALID_REQUEST, PROMPT_TOO_LONG): change the request; BadRequest lists
         every violation.
+      NOT_FOUND (ADAPTER_NOT_FOUND): no adapter of that name or digest.
+      FAILED_PRECONDITION (ADAPTER_MISMATCH): an adapter was made for another model.
       FAILED_PRECONDITION (EXPERT_MISSING): this server hosts no expert that was asked for.
+      RESOURCE_EXHAUSTED (ADAPTER_SLOTS_FULL): the adapters do not fit this server together.
       RESOURCE_EXHAUSTED (QUEUE_FULL): retry after RetryInfo.
       RESOURCE_EXHAUSTED (OUT_OF_DEVICE_MEMORY): ask for a smaller picture.
       DEADLINE_EXCEEDED (DEADLINE_UNREACHABLE): allow more time, or ask for less work.
@@ -70,7 +73,10 @@ class InferenceServiceStub:
     Codes:
       INVALID_ARGUMENT (INVALID_REQUEST, PROMPT_TOO_LONG): change the request; BadRequest lists
         every violation, among them latents of another family and pictures that do not decode.
+      NOT_FOUND (ADAPTER_NOT_FOUND): no adapter of that name or digest.
+      FAILED_PRECONDITION (ADAPTER_MISMATCH): an adapter was made for another model.
       FAILED_PRECONDITION (EXPERT_MISSING): this server hosts no refiner.
+      RESOURCE_EXHAUSTED (ADAPTER_SLOTS_FULL): the adapters do not fit this server together.
       RESOURCE_EXHAUSTED (QUEUE_FULL): retry after RetryInfo.
       RESOURCE_EXHAUSTED (OUT_OF_DEVICE_MEMORY): send a smaller picture.
       DEADLINE_EXCEEDED (DEADLINE_UNREACHABLE): allow more time, or ask for less work.
@@ -109,7 +115,10 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     Codes:
       INVALID_ARGUMENT (INVALID_REQUEST, PROMPT_TOO_LONG): change the request; BadRequest lists
         every violation.
+      NOT_FOUND (ADAPTER_NOT_FOUND): no adapter of that name or digest.
+      FAILED_PRECONDITION (ADAPTER_MISMATCH): an adapter was made for another model.
       FAILED_PRECONDITION (EXPERT_MISSING): this server hosts no expert that was asked for.
+      RESOURCE_EXHAUSTED (ADAPTER_SLOTS_FULL): the adapters do not fit this server together.
       RESOURCE_EXHAUSTED (QUEUE_FULL): retry after RetryInfo.
       RESOURCE_EXHAUSTED (OUT_OF_DEVICE_MEMORY): ask for a smaller picture.
       DEADLINE_EXCEEDED (DEADLINE_UNREACHABLE): allow more time, or ask for less work.
@@ -124,7 +133,10 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     Codes:
       INVALID_ARGUMENT (INVALID_REQUEST, PROMPT_TOO_LONG): change the request; BadRequest lists
         every violation, among them latents of another family and pictures that do not decode.
+      NOT_FOUND (ADAPTER_NOT_FOUND): no adapter of that name or digest.
+      FAILED_PRECONDITION (ADAPTER_MISMATCH): an adapter was made for another model.
       FAILED_PRECONDITION (EXPERT_MISSING): this server hosts no refiner.
+      RESOURCE_EXHAUSTED (ADAPTER_SLOTS_FULL): the adapters do not fit this server together.
       RESOURCE_EXHAUSTED (QUEUE_FULL): retry after RetryInfo.
       RESOURCE_EXHAUSTED (OUT_OF_DEVICE_MEMORY): send a smaller picture.
       DEADLINE_EXCEEDED (DEADLINE_UNREACHABLE): allow more time, or ask for less work.
@@ -166,7 +178,10 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         Codes:
           INVALID_ARGUMENT (INVALID_REQUEST, PROMPT_TOO_LONG): change the request; BadRequest lists
             every violation.
+          NOT_FOUND (ADAPTER_NOT_FOUND): no adapter of that name or digest.
+          FAILED_PRECONDITION (ADAPTER_MISMATCH): an adapter was made for another model.
           FAILED_PRECONDITION (EXPERT_MISSING): this server hosts no expert that was asked for.
+          RESOURCE_EXHAUSTED (ADAPTER_SLOTS_FULL): the adapters do not fit this server together.
           RESOURCE_EXHAUSTED (QUEUE_FULL): retry after RetryInfo.
           RESOURCE_EXHAUSTED (OUT_OF_DEVICE_MEMORY): ask for a smaller picture.
           DEADLINE_EXCEEDED (DEADLINE_UNREACHABLE): allow more time, or ask for less work.
@@ -187,7 +202,10 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         Codes:
           INVALID_ARGUMENT (INVALID_REQUEST, PROMPT_TOO_LONG): change the request; BadRequest lists
             every violation, among them latents of another family and pictures that do not decode.
+          NOT_FOUND (ADAPTER_NOT_FOUND): no adapter of that name or digest.
+          FAILED_PRECONDITION (ADAPTER_MISMATCH): an adapter was made for another model.
           FAILED_PRECONDITION (EXPERT_MISSING): this server hosts no refiner.
+          RESOURCE_EXHAUSTED (ADAPTER_SLOTS_FULL): the adapters do not fit this server together.
           RESOURCE_EXHAUSTED (QUEUE_FULL): retry after RetryInfo.
           RESOURCE_EXHAUSTED (OUT_OF_DEVICE_MEMORY): send a smaller picture.
           DEADLINE_EXCEEDED (DEADLINE_UNREACHABLE): allow more time, or ask for less work.

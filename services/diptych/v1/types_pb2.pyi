@@ -136,6 +136,38 @@ LONG_PROMPT_CHUNK: LongPrompt.ValueType  # 3
 """Encode window after window and concatenate the hidden states."""
 Global___LongPrompt: _TypeAlias = LongPrompt  # noqa: Y015
 
+class _AdapterState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AdapterStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AdapterState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ADAPTER_STATE_UNSPECIFIED: _AdapterState.ValueType  # 0
+    """Never sent."""
+    ADAPTER_STATE_QUEUED: _AdapterState.ValueType  # 1
+    """Others load before it, or there is no room yet."""
+    ADAPTER_STATE_FETCHING: _AdapterState.ValueType  # 2
+    """It is being fetched and read."""
+    ADAPTER_STATE_READY: _AdapterState.ValueType  # 3
+    """It is at hand."""
+    ADAPTER_STATE_FAILED: _AdapterState.ValueType  # 4
+    """It cannot be used; the request ends with the reason."""
+
+class AdapterState(_AdapterState, metaclass=_AdapterStateEnumTypeWrapper):
+    """How far an adapter is on its way to the device."""
+
+ADAPTER_STATE_UNSPECIFIED: AdapterState.ValueType  # 0
+"""Never sent."""
+ADAPTER_STATE_QUEUED: AdapterState.ValueType  # 1
+"""Others load before it, or there is no room yet."""
+ADAPTER_STATE_FETCHING: AdapterState.ValueType  # 2
+"""It is being fetched and read."""
+ADAPTER_STATE_READY: AdapterState.ValueType  # 3
+"""It is at hand."""
+ADAPTER_STATE_FAILED: AdapterState.ValueType  # 4
+"""It cannot be used; the request ends with the reason."""
+Global___AdapterState: _TypeAlias = AdapterState  # noqa: Y015
+
 @_typing.final
 class Size(_message.Message):
     """A size in pixels."""
@@ -411,3 +443,66 @@ class Timings(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Timings: _TypeAlias = Timings  # noqa: Y015
+
+@_typing.final
+class AdapterUse(_message.Message):
+    """One adapter of a request and how strongly it acts. The updates of several add up exactly."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class PartsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ADAPTER_FIELD_NUMBER: _builtins.int
+    SCALE_FIELD_NUMBER: _builtins.int
+    PARTS_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
+    adapter: _builtins.str
+    """`name`, `name:tag`, or `sha256:` and 64 hexadecimal digits; required."""
+    scale: _builtins.float
+    """Factor on its whole update, finite, -10 to 10. Default 1."""
+    force: _builtins.bool
+    """Use it although it was made for another model, where its shapes fit; logged."""
+    @_builtins.property
+    def parts(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Factors on `scale` for parts of the model, finite, -10 to 10; a part that is not named has 1.
+        `base` and `refiner` are the experts, `text_encoder` and `text_encoder_2` the text encoders.
+        `unet`, `unet.down`, `unet.mid`, `unet.up`, `unet.up.block_1` and `unet.up.block_1.0` are the
+        attention layers of a UNet's blocks as diffusers' `set_adapters` names them; the most specific
+        of these holds.
+        """
+
+    def __init__(
+        self,
+        *,
+        adapter: _builtins.str = ...,
+        scale: _builtins.float | None = ...,
+        parts: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        force: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_scale", b"_scale", "scale", b"scale"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_scale", b"_scale", "adapter", b"adapter", "force", b"force", "parts", b"parts", "scale", b"scale"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__scale: _TypeAlias = _typing.Literal["scale"]  # noqa: Y015
+    _WhichOneofArgType__scale: _TypeAlias = _typing.Literal["_scale", b"_scale"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__scale) -> _WhichOneofReturnType__scale | None: ...
+
+Global___AdapterUse: _TypeAlias = AdapterUse  # noqa: Y015
