@@ -21,7 +21,8 @@ from torch import Tensor
 
 from diptych.diffusion import NoiseSchedule, Plan, SolverConfig, make_plan
 from diptych.diffusion.noise import RowNoise
-from diptych.diffusion.ragged import advance, stack_evaluations
+from diptych.diffusion.ragged import advance
+from support.evaluations import stack_evaluations
 
 SHAPE = (4, 3, 5)
 DATA_STD = 0.6

@@ -4,14 +4,14 @@ from itertools import product
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diptych.diffusion import SOLVERS, NoiseSchedule, SolverConfig, make_plan
-from diptych.diffusion.ragged import advance, estimate_denoised, stack_evaluations
+from diptych.diffusion.ragged import advance, estimate_denoised
+from support.evaluations import stack_evaluations
 
 TOLERANCE = 1e-4
 SPACED = ("euler", "euler_ancestral", "heun", "ddim", "dpmpp_2m", "dpmpp_2m_sde", "unipc")
@@ -28,7 +28,7 @@ def offered(solver: str, prediction: str, spacing: str, zero_snr: bool) -> bool:
     if solver == "euler_ancestral" and prediction == "sample":
         return False
     starts_at_zero_signal = zero_snr and (solver in DISTILLED or spacing != "leading")
-    # There an epsilon model knows nothing of x0: no number, or (Heun, twice) few digits of one.
+    # There an epsilon model knows nothing of x0, and these are refused.
     is_blind = prediction == "epsilon" and starts_at_zero_signal
     return not (is_blind and solver in ("ddim", "heun", *DISTILLED))
 
@@ -165,9 +165,3 @@ def test_estimate_undoes_the_noising_of_a_perfect_model() -> None:
     state[:, 0] = float(signal**0.5) * x0 + float((1 - signal) ** 0.5) * eps
     stacked = stack_evaluations([plan], [4])
     assert torch.allclose(estimate_denoised(state, eps, stacked.denoised), x0, atol=1e-5)
-
-
-def test_stacked_evaluations_are_single_precision_copies() -> None:
-    stacked = stack_evaluations([PLANS[0], PLANS[1]], [0, 1])
-    assert stacked.matrix.dtype == torch.float32
-    assert np.allclose(stacked.matrix[1].numpy(), PLANS[1].matrix[1], rtol=1e-6)

@@ -1,40 +1,8 @@
 """One step of any solver over a batch in which every row is at its own point of its own plan."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
-import numpy as np
-import torch
 from torch import Tensor
 
-from diptych.diffusion.plan import Plan
-
-__all__ = ["StackedEvaluations", "advance", "estimate_denoised", "stack_evaluations"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class StackedEvaluations:
-    """One evaluation per row, float32 on the CPU."""
-
-    timestep: Tensor
-    """[B]"""
-    c_in: Tensor
-    """[B]"""
-    matrix: Tensor
-    """[B, 4, 6]"""
-    denoised: Tensor
-    """[B, 6]"""
-
-
-def stack_evaluations(plans: Sequence[Plan], cursors: Sequence[int]) -> StackedEvaluations:
-    """Return evaluation ``cursors[b]`` of ``plans[b]`` for every row b."""
-    at = list(zip(plans, cursors, strict=True))
-    return StackedEvaluations(
-        timestep=_single(np.array([plan.timestep[i] for plan, i in at])),
-        c_in=_single(np.array([plan.c_in[i] for plan, i in at])),
-        matrix=_single(np.stack([plan.matrix[i] for plan, i in at])),
-        denoised=_single(np.stack([plan.denoised[i] for plan, i in at])),
-    )
+__all__ = ["advance", "estimate_denoised"]
 
 
 def advance(state: Tensor, model_output: Tensor, noise: Tensor | None, matrix: Tensor) -> Tensor:
@@ -75,7 +43,3 @@ def estimate_denoised(state: Tensor, model_output: Tensor, denoised: Tensor) -> 
         Estimates, [B, C, H, W], float32.
     """
     return advance(state, model_output, None, denoised[:, None])[:, 0]
-
-
-def _single(values: np.ndarray) -> Tensor:
-    return torch.from_numpy(values.astype(np.float32))
