@@ -161,11 +161,31 @@ def test_a_lone_expert_must_have_a_step(asked: dict[str, float]) -> None:
         plan_of("euler", 2, experts=("refiner",), **asked)
 
 
-@pytest.mark.parametrize("name", ["ddim", "lcm", "tcd"])
+@pytest.mark.parametrize("name", ["ddim", "heun", "lcm", "tcd"])
 def test_an_epsilon_model_cannot_start_at_zero_signal(name: str) -> None:
     schedule = NoiseSchedule(rescale_betas_zero_snr=True, timestep_spacing="trailing")
     with pytest.raises(InvalidRequest, match="cannot start an epsilon model"):
         make_plan(schedule, SolverConfig(name=name), 10, experts=("base",))
+
+
+@pytest.mark.parametrize("sigmas", ["karras", "exponential", "beta"])
+def test_respaced_sigmas_start_heun_at_zero_signal_too(sigmas: str) -> None:
+    schedule = NoiseSchedule(rescale_betas_zero_snr=True, timestep_spacing="trailing")
+    with pytest.raises(InvalidRequest, match="solver: heun cannot start an epsilon model"):
+        make_plan(schedule, SolverConfig(name="heun", sigma_schedule=sigmas), 7, experts=("base",))
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"solver": SolverConfig(name="heun", spacing="leading"), "experts": ("base",)},
+        {"solver": SolverConfig(name="heun"), "experts": ("refiner",), "boundary": 0.65},
+        {"solver": SolverConfig(name="heun"), "experts": ("refiner",), "strength": 0.5},
+    ],
+)
+def test_heun_takes_an_epsilon_model_where_some_signal_is_left(asked: dict[str, Any]) -> None:
+    schedule = NoiseSchedule(rescale_betas_zero_snr=True, timestep_spacing="trailing")
+    assert make_plan(schedule, num_steps=10, **asked).num_steps > 0
 
 
 def test_ddim_cannot_reach_beyond_training() -> None:

@@ -1,5 +1,6 @@
 """A trajectory worked out before it starts: one small matrix for every evaluation of the model."""
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -154,12 +155,13 @@ def _lattice_violations(
             ("boundary", asked.boundary) if by_boundary else ("image.strength", asked.strength)
         )
         return [(field, f"{value} leaves none of {asked.num_steps} steps to run")]
-    if len(lattice.sigmas) > 0:
-        return []
     used = lattice.timesteps[[*base, *refiner]]
-    if used.max() >= schedule.num_train_timesteps:
+    by_table = len(lattice.sigmas) == 0
+    if by_table and used.max() >= schedule.num_train_timesteps:
         return [("num_steps", f"{asked.num_steps} reach beyond the last training timestep")]
-    if schedule.prediction_type == "epsilon" and schedule.alphas_cumprod[int(used.max())] == 0.0:
+    needs_signal = schedule.prediction_type == "epsilon" and traits_of(solver.name).needs_signal
+    table = schedule.alphas_cumprod
+    if needs_signal and table[min(math.ceil(used.max()), len(table) - 1)] == 0.0:
         return [("solver", f"{solver.name} cannot start an epsilon model at zero signal")]
     return []
 

@@ -58,6 +58,12 @@ class SolverTraits:
     thresholds: bool = False
     """Whether it obeys ``thresholding``, which is not linear either."""
     refused_predictions: tuple[str, ...] = ()
+    needs_signal: bool = False
+    """Whether an epsilon model cannot start where x holds no signal (zero terminal SNR).
+
+    Its x0 there is 0 / 0, and Heun's, on diffusers' stand-in of sigma 4096, has lost its digits:
+    1e-7 of prediction is 1e-3 of latents, twice.
+    """
 
     @property
     def is_edm(self) -> bool:
@@ -78,10 +84,20 @@ _TRAITS: Final[Mapping[str, SolverTraits]] = {
         evaluations=euler_ancestral, grid="endpoint", refused_predictions=("sample",)
     ),
     "heun": SolverTraits(
-        evaluations=heun, grid="endpoint", sigma_schedules=SIGMA_SCHEDULES, order=2, clips=True
+        evaluations=heun,
+        grid="endpoint",
+        sigma_schedules=SIGMA_SCHEDULES,
+        order=2,
+        clips=True,
+        needs_signal=True,
     ),
     "ddim": SolverTraits(
-        evaluations=ddim, grid="table", default_eta=0.0, clips=True, thresholds=True
+        evaluations=ddim,
+        grid="table",
+        default_eta=0.0,
+        clips=True,
+        thresholds=True,
+        needs_signal=True,
     ),
     "dpmpp_2m": SolverTraits(
         evaluations=dpmpp_2m, grid="interval", sigma_schedules=SIGMA_SCHEDULES, thresholds=True
@@ -105,8 +121,10 @@ _TRAITS: Final[Mapping[str, SolverTraits]] = {
         refused_predictions=("sample",),
         thresholds=True,
     ),
-    "lcm": SolverTraits(evaluations=lcm, grid="distilled", clips=True, thresholds=True),
-    "tcd": SolverTraits(evaluations=tcd, grid="distilled", default_eta=0.3),
+    "lcm": SolverTraits(
+        evaluations=lcm, grid="distilled", clips=True, thresholds=True, needs_signal=True
+    ),
+    "tcd": SolverTraits(evaluations=tcd, grid="distilled", default_eta=0.3, needs_signal=True),
 }
 
 SOLVERS: Final[tuple[str, ...]] = tuple(_TRAITS)
