@@ -10,8 +10,8 @@ def combine(cond: Tensor, uncond: Tensor, scale: Tensor, rescale: Tensor, active
     """Return every row's guided prediction; rows that are not ``active`` are ``cond`` exactly.
 
     Ho and Salimans 2022 in the form ``uncond + scale * (cond - uncond)``; then, where ``rescale``
-    is above 0, Lin et al. 2023, equations 15 and 16: the standard deviation of ``cond`` is given
-    back, and the result mixed with the unrescaled one.
+    is above 0, Lin et al. 2023, section 3.4: the standard deviation of ``cond`` is given back, and
+    the result mixed with the unrescaled one.
 
     Args:
         cond: Prediction with the prompt, [B, C, H, W].

@@ -12,7 +12,7 @@ def denoised_row(prediction_type: str, alpha: float, sigma: float) -> Row:
     """Return the estimate of x0 where ``x = alpha * x0 + sigma * eps``.
 
     Holds for any scale: variance preserving (alpha^2 + sigma^2 = 1) and exploding (alpha = 1).
-    ``v_prediction`` is Salimans and Ho 2022, appendix D, for latents scaled to unit variance.
+    ``v_prediction`` is that of Salimans and Ho 2022, for latents scaled to unit variance.
     """
     if prediction_type == "epsilon":
         return np.asarray((X - sigma * MODEL) / np.float64(alpha))
