@@ -1,5 +1,6 @@
 """What was built is read off names and shapes alone, for every family there is."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from diptych.models.family import detect_family
 from diptych.models.original_layout import (
     Shapes,
     clip_config,
@@ -81,6 +83,62 @@ def test_reads_the_unet_off_its_shapes(
     derived = unet_config(shapes_of(to_original(unet), "model.diffusion_model."))
     again = empty(lambda: UNet2DConditionModel.from_config(derived))
     assert state_shapes(again) == state_shapes(unet)
+
+
+FULL_SIZE = BASE | {
+    "block_out_channels": (320, 640, 1280),
+    "attention_head_dim": (5, 10, 20),
+    "cross_attention_dim": 2048,
+    "projection_class_embeddings_input_dim": 2816,
+    "mid_block_type": "UNetMidBlock2D",
+}
+PUBLISHED: dict[str, tuple[dict[str, Any], list[int], list[int]]] = {
+    "ssd-1b": (
+        {
+            "transformer_layers_per_block": ((1,), (2, 2), (4, 4)),
+            "reverse_transformer_layers_per_block": ((4, 4, 10), (2, 1, 1), 1),
+        },
+        [0, 0, 2, 2, 4, 4],
+        [4, 4, 10, 2, 1, 1, 0, 0, 0],
+    ),
+    "segmind-vega": (
+        {"transformer_layers_per_block": (1, 1, 2)},
+        [0, 0, 1, 1, 2, 2],
+        [2, 2, 2, 1, 1, 1, 0, 0, 0],
+    ),
+}
+"""What was published of Segmind's two, and the transformer blocks that single-file loaders expect
+in each input and output block; neither has more in the middle than one ResNet."""
+
+
+def depths(shapes: Shapes, side: str, blocks: list[int]) -> list[int]:
+    """Return the transformer blocks in each of ``blocks`` of one side."""
+    found = [re.match(rf"{side}\.(\d+)\.1\.transformer_blocks\.(\d+)\.", key) for key in shapes]
+    pairs = {(int(match[1]), int(match[2])) for match in found if match}
+    return [sum(block == index for index, _ in pairs) for block in blocks]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_segminds_unets_are_what_was_published(
+    to_original: Callable[..., dict[str, torch.Tensor]], name: str
+) -> None:
+    config, down, up = PUBLISHED[name]
+    unet = empty(lambda: UNet2DConditionModel(**FULL_SIZE | config))
+    shapes = shapes_of(to_original(unet), "model.diffusion_model.")
+    assert depths(shapes, "input_blocks", [1, 2, 4, 5, 7, 8]) == down
+    assert depths(shapes, "output_blocks", list(range(9))) == up
+    assert {key.split(".")[1] for key in shapes if key.startswith("middle_block")} == {"0"}
+    derived = unet_config(shapes)
+    again = empty(lambda: UNet2DConditionModel.from_config(derived))
+    assert state_shapes(again) == state_shapes(unet)
+    family = detect_family(
+        "a",
+        unet=derived,
+        text_encoder_2={"projection_dim": 1280},
+        scheduler={"_class_name": "EulerDiscreteScheduler"},
+        has_text_encoder=True,
+    )
+    assert family.name == name
 
 
 def test_heads_are_64_wide(to_original: Callable[..., dict[str, torch.Tensor]]) -> None:
