@@ -1,118 +1,28 @@
-"""A .safetensors header is believed only when the file bears it out."""
+"""What is wrong with a checkpoint's header is said as a checkpoint's error, with its path."""
 
-import json
-import struct
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from diptych.errors import CheckpointInvalid, ModelNotFound
-from diptych.models.header import MAX_HEADER_BYTES, parse_json, read_header
-
-Write = Callable[..., Path]
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
-    """Return a function that writes a file of a header, as JSON or raw, and some data."""
-
-    def write_file(header: object, data: bytes = b"", *, length: int | None = None) -> Path:
-        raw = header if isinstance(header, bytes) else json.dumps(header).encode()
-        path = tmp_path / "weights.safetensors"
-        path.write_bytes(struct.pack("<Q", len(raw) if length is None else length) + raw + data)
-        return path
-
-    return write_file
-
-
-def entry(
-    begin: int, end: int, *, shape: object = None, dtype: object = "F32"
-) -> dict[str, object]:
-    shape = [(end - begin) // 4] if shape is None else shape
-    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+from diptych.models.header import parse_json, read_header
 
 
 def test_reads_what_safetensors_wrote(tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
-    tensors = {"a": torch.zeros(2, 3), "b": torch.ones(5, dtype=torch.float16), "c": torch.zeros(0)}
-    save_file(tensors, path, metadata={"format": "pt"})
+    save_file({"a": torch.zeros(2, 3)}, path, metadata={"format": "pt"})
     header = read_header(path)
-    assert {name: span.shape for name, span in header.tensors.items()} == {
-        name: tuple(tensor.shape) for name, tensor in tensors.items()
-    }
-    assert header.metadata == {"format": "pt"}
-
-
-def test_spans_point_at_the_bytes(tmp_path: Path) -> None:
-    path = tmp_path / "weights.safetensors"
-    save_file({"a": torch.arange(3, dtype=torch.int32), "b": torch.arange(4.0)}, path)
-    span = read_header(path).tensors["b"]
-    assert path.read_bytes()[span.begin : span.end] == struct.pack("<4f", 0, 1, 2, 3)
-
-
-BAD_HEADERS = {
-    "overlap": ({"a": entry(0, 8), "b": entry(4, 12)}, 12, "overlaps"),
-    "gap": ({"a": entry(0, 4), "b": entry(8, 12)}, 12, "leaves a gap"),
-    "beyond the end": ({"a": entry(0, 100_000_000_000)}, 8, "truncated"),
-    "unowned bytes": ({"a": entry(0, 4)}, 8, "no tensor owns"),
-    "shape and range": ({"a": entry(0, 8, shape=[3])}, 8, "needs 12 bytes and claims 8"),
-    "huge shape": ({"a": entry(0, 8, shape=[2**40, 2**40])}, 8, "claims 8"),
-    "negative shape": ({"a": entry(0, 8, shape=[-2])}, 8, "no valid shape"),
-    "float shape": ({"a": entry(0, 8, shape=[2.0])}, 8, "no valid shape"),
-    "bool shape": ({"a": entry(0, 4, shape=[True])}, 4, "no valid shape"),
-    "rank": ({"a": entry(0, 4, shape=[1] * 9)}, 4, "no valid shape"),
-    "reversed range": ({"a": entry(8, 4, shape=[1])}, 8, "claims -4"),
-    "one offset": ({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0]}}, 4, "data_offsets"),
-    "dtype": ({"a": entry(0, 4, dtype="OBJECT")}, 4, "unknown dtype 'OBJECT'"),
-    "dtype list": ({"a": entry(0, 4, dtype=["F32"])}, 4, "unknown dtype"),
-    "no entry": ({"a": 5}, 0, "no description"),
-    "metadata": ({"__metadata__": {"a": 1}}, 0, "metadata"),
-    "list": ([1, 2], 0, "expected an object"),
-    "no JSON": (b"{", 0, "no valid JSON"),
-    "no UTF-8": (b"\xff\xfe", 0, "no valid JSON"),
-    "key twice": (b'{"a": 1, "a": 2}', 0, "a key occurs twice"),
-    "deep": (b'{"a":' + b"[" * 200_000, 0, "no valid JSON"),
-}
-
-
-@pytest.mark.parametrize(("header", "size", "problem"), BAD_HEADERS.values(), ids=BAD_HEADERS)
-def test_refuses_a_header_the_file_does_not_bear_out(
-    write: Write, header: object, size: int, problem: str
-) -> None:
-    with pytest.raises(CheckpointInvalid, match=problem) as raised:
-        read_header(write(header, bytes(size)))
-    assert "weights.safetensors" in str(raised.value)
-
-
-@pytest.mark.parametrize("length", [MAX_HEADER_BYTES + 1, 100 * 2**30, 2**63])
-def test_refuses_a_header_of_absurd_length_unread(write: Write, length: int) -> None:
-    with pytest.raises(CheckpointInvalid, match="the limit is"):
-        read_header(write({}, length=length))
-
-
-@pytest.mark.parametrize("data", [b"", b"\x01", b"\x00" * 7])
-def test_refuses_a_file_too_short_for_a_length(tmp_path: Path, data: bytes) -> None:
-    path = tmp_path / "weights.safetensors"
-    path.write_bytes(data)
-    with pytest.raises(CheckpointInvalid, match="truncated"):
-        read_header(path)
-
-
-def test_refuses_a_file_cut_within_its_header(write: Write) -> None:
-    with pytest.raises(CheckpointInvalid, match="truncated"):
-        read_header(write({"a": entry(0, 4)}, length=4000))
+    assert {name: span.shape for name, span in header.tensors.items()} == {"a": (2, 3)}
+    assert (header.path, header.metadata) == (path, {"format": "pt"})
 
 
 def test_refuses_a_file_cut_within_its_data(tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     save_file({"a": torch.zeros(100)}, path)
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(CheckpointInvalid, match="truncated"):
+    with pytest.raises(CheckpointInvalid, match=r"weights\.safetensors: is truncated"):
         read_header(path)
 
 
@@ -126,12 +36,6 @@ def test_a_folder_cannot_be_read_as_a_file(tmp_path: Path) -> None:
         read_header(tmp_path)
 
 
-@given(st.binary(max_size=200))
-def test_bytes_that_are_no_object_are_refused(raw: bytes) -> None:
-    with pytest.raises(CheckpointInvalid, match="here"):
-        parse_json("here", b"[" + raw)
-
-
-@given(st.dictionaries(st.text(), st.none() | st.booleans() | st.integers() | st.text()))
-def test_any_object_is_read_back(value: dict[str, object]) -> None:
-    assert parse_json("here", json.dumps(value).encode()) == value
+def test_bytes_that_are_no_object_are_refused() -> None:
+    with pytest.raises(CheckpointInvalid, match="checkpoint here: holds a JSON list"):
+        parse_json("here", b"[1]")

@@ -16,11 +16,12 @@ from huggingface_hub.errors import (
 )
 
 from diptych.errors import CheckpointInvalid, ModelNotFound, PickleRefused, SourceUnavailable
-from diptych.models.folder import PICKLE_SUFFIXES, open_folder
+from diptych.models.folder import open_folder
 from diptych.models.parts import Checkpoint
 from diptych.models.single_file import CLIP_REPOSITORY, CLIP_REVISION, open_single_file
 from diptych.storage.mirror import mirror
 from diptych.storage.s3 import S3Config, S3Store
+from diptych.storage.tensor_header import PICKLE_SUFFIXES
 
 __all__ = ["SourceConfig", "locate", "open_checkpoint"]
 

@@ -6,11 +6,10 @@ from pathlib import Path
 from diptych.errors import CheckpointInvalid, PickleRefused
 from diptych.models.header import parse_json, read_header
 from diptych.models.parts import Checkpoint, Part, StoredTensor, TokenizerFiles
+from diptych.storage.tensor_header import PICKLE_SUFFIXES
 
-__all__ = ["PICKLE_SUFFIXES", "open_folder", "read_json"]
+__all__ = ["open_folder", "read_json"]
 
-PICKLE_SUFFIXES = frozenset({".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle"})
-"""Formats that run code when read; refused by name."""
 _MAX_JSON_BYTES = 32 * 2**20
 _STEMS: Mapping[str, str] = {
     "unet": "diffusion_pytorch_model",

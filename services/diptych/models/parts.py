@@ -13,7 +13,7 @@ from torch import Tensor
 
 from diptych.digest import canonical_bytes
 from diptych.errors import CheckpointInvalid
-from diptych.models.header import TensorSpan
+from diptych.storage.tensor_header import TensorSpan
 
 __all__ = [
     "Checkpoint",
