@@ -86,8 +86,8 @@ def is_kohya_key(key: str) -> bool:
 
 
 def is_kohya(keys: Iterable[str]) -> bool:
-    """Return whether ``keys`` are those of a file of this form: some module is named its way."""
-    return any(is_kohya_key(key) and not key.startswith(_BUNDLED) for key in keys)
+    """Return whether ``keys`` are those of a file of this form: some key is one of it."""
+    return any(map(is_kohya_key, keys))
 
 
 def read_kohya(
