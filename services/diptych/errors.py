@@ -28,7 +28,7 @@ DiptychError
 │   ├── ModelNotFound
 │   └── ObjectNotFound         a bucket or object that does not exist
 ├── ResourceExhausted          later, or smaller
-│   ├── AdapterSlotsFull       every adapter slot is held by a running request or a pin
+│   ├── AdapterSlotsFull       no room for adapters of that rank on the device
 │   ├── StoreFull              the disk or bucket takes no more bytes
 │   ├── QueueFull
 │   └── OutOfDeviceMemory
@@ -364,16 +364,16 @@ class BlobCorrupt(DataLoss):
 
 
 class AdapterSlotsFull(ResourceExhausted):
-    """Nothing can be evicted to make room for an adapter."""
+    """The device has no room for an adapter, or never will have."""
 
     reason = "ADAPTER_SLOTS_FULL"
 
-    def __init__(self, *, needed_bytes: int, limit_bytes: int, retry_after_s: float = 1.0) -> None:
+    def __init__(self, *, needed_lines: int, num_lines: int, retry_after_s: float = 1.0) -> None:
         super().__init__(
-            f"adapter needs {needed_bytes} bytes of the {limit_bytes} for adapters, and what is "
-            f"there is in use or pinned; retry in {retry_after_s:.1f} s"
+            f"adapters of total rank {needed_lines} do not fit the {num_lines} this server holds "
+            "at once, or running requests and pins hold them"
         )
-        self.needed_bytes, self.limit_bytes = needed_bytes, limit_bytes
+        self.needed_lines, self.num_lines = needed_lines, num_lines
         self.retry_after_s = retry_after_s
 
 

@@ -35,7 +35,7 @@ EXAMPLES: list[DiptychError] = [
     errors.AdapterNotFound("huggy"),
     errors.BlobNotFound("sha256:aa"),
     errors.BlobCorrupt(digest="sha256:aa", actual="sha256:bb"),
-    errors.AdapterSlotsFull(needed_bytes=10, limit_bytes=5, retry_after_s=0.25),
+    errors.AdapterSlotsFull(needed_lines=160, num_lines=128, retry_after_s=0.25),
     errors.StoreFull(location="local", size_bytes=10),
     errors.SettingInvalid(VIOLATIONS),
     errors.TokenRefused("none"),

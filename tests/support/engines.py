@@ -5,6 +5,8 @@ import threading
 import numpy as np
 
 from diptych.errors import DiptychError, Draining
+from diptych.inference.adapter_pool import AdapterPool
+from diptych.inference.adapting import AdapterStats
 from diptych.inference.engine import EngineStats, Ticket
 from diptych.inference.trajectory import (
     Completed,
@@ -83,6 +85,12 @@ class FakeEngine:
             slots_free=4 - len(self._open),
             num_ticks=0,
             draining=False,
+            adapters=AdapterStats(
+                pool=AdapterPool(num_lines=0, slice_s=0.0).stats(),
+                running=(),
+                waiting=(),
+                num_waiting=0,
+            ),
         )
 
     def _answer(self, request: ImageRequest, listener: Listener) -> None:

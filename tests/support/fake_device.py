@@ -7,11 +7,13 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from diptych.errors import DiptychError, EngineFault, PromptTooLong
+from diptych.errors import AdapterInvalid, DiptychError, EngineFault, PromptTooLong
+from diptych.inference.adapter_pool import Unit, units_of
 from diptych.inference.engine import Engine, EngineConfig
-from diptych.inference.ports import Finished, Measurement, Picture, Placement, Row
+from diptych.inference.ports import Finished, Measurement, Picture, Placement, Prepared, Row
 from diptych.inference.route import Route
 from diptych.inference.trajectory import (
+    AdapterUse,
     Completed,
     Event,
     Expert,
@@ -20,7 +22,16 @@ from diptych.inference.trajectory import (
     StageSettings,
 )
 
-__all__ = ["FakeDecoder", "FakeExecutor", "FakeObserver", "Mailbox", "Rig", "request"]
+__all__ = [
+    "FakeDecoder",
+    "FakeExecutor",
+    "FakeLoader",
+    "FakeObserver",
+    "Mailbox",
+    "Rig",
+    "request",
+    "use",
+]
 
 
 class Clock:
@@ -38,6 +49,7 @@ class FakeExecutor:
 
     def __init__(self) -> None:
         self.slots: dict[int, Placement] = {}
+        self.attached: dict[Unit, Prepared] = {}
         self.ticks: list[tuple[Expert, list[str]]] = []
         self.encoded: list[list[str]] = []
         self.gate = threading.Event()
@@ -77,8 +89,18 @@ class FakeExecutor:
             for name in names
         ]
 
+    def attach(self, unit: Unit, prepared: Prepared) -> None:
+        assert unit not in self.attached, "an adapter is attached once"
+        if prepared.value == "unattachable":
+            raise RuntimeError("cannot be attached")
+        self.attached[unit] = prepared
+
+    def detach(self, unit: Unit) -> None:
+        del self.attached[unit]
+
     def place(self, placement: Placement) -> None:
         assert placement.slot not in self.slots, "a slot holds one image"
+        assert units_of(placement.request) <= self.attached.keys(), "adapters come first"
         if placement.request.request_id.startswith("unplaceable"):
             raise RuntimeError("cannot be placed")
         self.slots[placement.slot] = placement
@@ -96,6 +118,41 @@ class FakeExecutor:
 
     def release(self, slot: int) -> None:
         self.slots.pop(slot, None)
+
+
+class FakeLoader:
+    """Loads an adapter of the rank its name says at once, or when it is told."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.held: dict[str, Callable[[], None]] = {}
+        self.hold = False
+
+    def prepare(
+        self,
+        use: AdapterUse,
+        *,
+        fetching: Callable[[], None],
+        done: Callable[[Prepared | DiptychError], None],
+    ) -> None:
+        self.asked.append(use.name)
+
+        def finish() -> None:
+            fetching()
+            if use.name.startswith("broken"):
+                done(AdapterInvalid(use.name, "no tensors"))
+                return
+            rank = int(use.name.partition("-r")[2] or 4)
+            value = "unattachable" if use.name.startswith("unattachable") else use.name
+            done(Prepared(num_lines=rank, value=value))
+
+        if self.hold:
+            self.held[use.name] = finish
+        else:
+            finish()
+
+    def stop(self) -> None:
+        pass
 
 
 class FakeDecoder:
@@ -171,9 +228,11 @@ class Rig:
 
     def __init__(self, **config: int) -> None:
         self.executor, self.observer, self.clock = FakeExecutor(), FakeObserver(), Clock()
+        self.loader = FakeLoader()
         self.engine = Engine(
             self.executor,
             FakeDecoder(),
+            self.loader,
             observer=self.observer,
             config=EngineConfig(**config),
             clock=self.clock,
@@ -199,6 +258,11 @@ class Rig:
     def settle(self) -> None:
         """Wait until the engine has done all that was asked of it."""
         self.submit("settle", num_steps=1).end()
+
+
+def use(name: str, **settings: object) -> AdapterUse:
+    """Return a use of the adapter ``name``; its rank is what follows ``-r``, else 4."""
+    return replace(AdapterUse(digest=f"sha256:{name}", name=name), **settings)  # type: ignore[arg-type]
 
 
 def request(name: str, **settings: object) -> ImageRequest:

@@ -9,7 +9,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,14 +20,18 @@ from diptych.errors import (
     EngineFault,
     RequestCancelled,
 )
+from diptych.inference.adapter_pool import AdapterPool
+from diptych.inference.adapting import AdapterStats, Adapting, Pinned
 from diptych.inference.admission import CostModel
 from diptych.inference.book import Book
 from diptych.inference.call import Call, Image
 from diptych.inference.delivery import Delivery
-from diptych.inference.isolation import Isolation, as_failure
-from diptych.inference.ports import Decoder, Executor, Observer, Placement
+from diptych.inference.isolation import Isolation
+from diptych.inference.ports import AdapterLoader, Decoder, Executor, Observer
 from diptych.inference.scheduler import Group, Scheduler, Tick
-from diptych.inference.trajectory import ImageRequest, Listener, Started, Stepped
+from diptych.inference.starting import Starting
+from diptych.inference.trajectory import AdapterUse, ImageRequest, Listener, Stepped
+from diptych.inference.waiting import Waiting
 
 __all__ = ["Engine", "EngineConfig", "EngineStats", "Ticket"]
 
@@ -46,6 +50,10 @@ class EngineConfig:
     """Images that may wait for a slot before requests are refused."""
     max_decoding: int = 64
     """Finished latents that may wait for the decoder before no more images are started."""
+    adapter_lines: int = 512
+    """Sum of the ranks of the adapters that are on the device at the same time."""
+    adapter_slice_s: float = 2.0
+    """Seconds an adapter keeps its lines for new images while another one waits for them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +66,7 @@ class EngineStats:
     slots_free: int
     num_ticks: int
     draining: bool
+    adapters: AdapterStats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +85,7 @@ class Engine:
         self,
         executor: Executor,
         decoder: Decoder,
+        loader: AdapterLoader,
         *,
         observer: Observer,
         config: EngineConfig | None = None,
@@ -94,7 +104,20 @@ class Engine:
             clock=clock,
             done=lambda call, error: self._inbox.put(partial(self._after_decode, call, error)),
         )
-        self._waiting: dict[int, Image] = {}
+        self._adapting = Adapting(
+            executor=executor,
+            loader=loader,
+            pool=AdapterPool(num_lines=config.adapter_lines, slice_s=config.adapter_slice_s),
+            post=self._inbox.put,
+            fail=self._close,
+            clock=clock,
+        )
+        self._starting = Starting(
+            executor=executor, observer=observer, clock=clock, fail=self._close
+        )
+        self._loader = loader
+        self._waiting = Waiting()
+        self._images: dict[int, Image] = {}
         self._running: dict[int, Image] = {}
         self._free_slots = list(range(config.num_slots))
         self._num_decoding = 0
@@ -140,6 +163,14 @@ class Engine:
             cancel=lambda: self._inbox.put(partial(self._close, call, cancelled)),
         )
 
+    def load_adapter(self, use: AdapterUse, done: Pinned) -> None:
+        """Bring an adapter to the device and keep it there; ``done`` hears of it."""
+        self._inbox.put(partial(self._adapting.pin, use, done))
+
+    def unload_adapter(self, use: AdapterUse, *, evict: bool, done: Pinned) -> None:
+        """Let a kept adapter go when room is needed, with ``evict`` at once."""
+        self._inbox.put(partial(self._adapting.unpin, use, evict=evict, done=done))
+
     def stats(self) -> EngineStats:
         """Return a snapshot; its counts may be one tick apart."""
         return EngineStats(
@@ -149,6 +180,7 @@ class Engine:
             slots_free=len(self._free_slots),
             num_ticks=self._num_ticks,
             draining=self._book.draining,
+            adapters=self._adapting.stats,
         )
 
     def drain(self, grace_s: float) -> None:
@@ -168,6 +200,7 @@ class Engine:
         self._inbox.put(self._halt)
         if self._thread.is_alive():
             self._thread.join()
+        self._loader.stop()
         self._decoder.stop()
 
     # From here on everything runs in the engine's thread.
@@ -197,10 +230,11 @@ class Engine:
             tick = self._scheduler.next_tick()
             if tick is not None:
                 self._advance(tick)
+            self._adapting.refresh()
 
     def _receive(self) -> None:
         """Do what the inbox asks; with nothing to run, wait for it or for the next deadline."""
-        idle = not len(self._scheduler) and not self._can_admit()
+        idle = not len(self._scheduler) and self._next_image() is None
         try:
             message = self._inbox.get(block=idle, timeout=self._sleep_s() if idle else None)
             while True:
@@ -227,70 +261,33 @@ class Engine:
         if self._book.draining:
             self._close(call, Draining())
         elif not call.closed:
-            self._waiting.update((image.number, image) for image in call.images)
+            flow = frozenset(use.digest for use in call.request.adapters)
+            for image in call.images:
+                self._images[image.number] = image
+                self._waiting.put(image.number, flow, cost_s=call.image_s)
+            self._adapting.expect(call)
 
-    def _can_admit(self) -> bool:
-        room = self._num_decoding < self._config.max_decoding
-        return bool(self._waiting and self._free_slots and room)
+    def _next_image(self) -> Image | None:
+        """Return the image that starts next, None when none can."""
+        if not self._free_slots or self._num_decoding >= self._config.max_decoding:
+            return None
+        return self._adapting.choose([self._images[number] for number in self._waiting.heads()])
 
     def _admit(self) -> None:
-        """Give free slots to the images that wait longest."""
+        """Give free slots to the images whose turn it is and whose adapters are at hand."""
         entered: list[Image] = []
-        while self._can_admit():
-            image = self._waiting.pop(next(iter(self._waiting)))
+        while (image := self._next_image()) is not None:
+            if not self._adapting.attach(image):
+                continue
+            self._waiting.take(image.number)
             image.slot = self._free_slots.pop()
             self._running[image.number] = image
             entered.append(image)
         fresh = dict.fromkeys(image.call for image in entered)
-        self._encode([call for call in fresh if call.conditioning is None])
+        self._starting.encode([call for call in fresh if call.conditioning is None])
         for image in entered:
-            if not image.call.closed:
-                self._place(image)
-
-    def _encode(self, calls: Sequence[Call]) -> None:
-        """Encode the prompts of ``calls`` together; if that fails, of each alone."""
-        if not calls:
-            return
-        began = self._clock()
-        try:
-            results = self._executor.encode([call.request for call in calls])
-        except Exception as error:  # noqa: BLE001  logged, fails one request
-            _log.exception("encoding the prompts of %d requests failed", len(calls))
-            if len(calls) == 1:
-                self._close(calls[0], as_failure(error))
-            else:
-                for call in calls:
-                    self._encode([call])
-            return
-        for call, result in zip(calls, results, strict=True):
-            call.encode_s = self._clock() - began
-            if isinstance(result, DiptychError):
-                self._close(call, result)
-            else:
-                call.conditioning = result
-
-    def _place(self, image: Image) -> None:
-        call = image.call
-        assert image.slot is not None
-        assert call.conditioning is not None
-        placement = Placement(
-            slot=image.slot,
-            request=call.request,
-            index=image.index,
-            route=call.route,
-            conditioning=call.conditioning,
-        )
-        try:
-            self._executor.place(placement)
-        except Exception as error:  # noqa: BLE001  logged, fails one request
-            _log.exception("placing an image of request %s failed", call.request_id)
-            self._close(call, as_failure(error))
-            return
-        if call.started_at is None:
-            call.started_at = self._clock()
-            self._observer.on_queue_time(call.started_at - call.submitted_at)
-            call.deliver(Started())
-        self._schedule(image)
+            if not image.call.closed and self._starting.place(image):
+                self._schedule(image)
 
     def _schedule(self, image: Image) -> None:
         call = image.call
@@ -357,11 +354,13 @@ class Engine:
 
     def _leave(self, image: Image) -> None:
         """Take ``image`` out of whatever holds it; harmless when nothing does."""
-        self._waiting.pop(image.number, None)
+        self._waiting.discard(image.number)
+        self._images.pop(image.number, None)
         self._scheduler.discard(image.number)
         if self._running.pop(image.number, None) is not None:
             assert image.slot is not None
             self._executor.release(image.slot)
+            self._adapting.release(image)
             self._free_slots.append(image.slot)
             image.slot = None
 
@@ -371,6 +370,7 @@ class Engine:
             self._delivery.finish(call, error.reason)
         for image in call.images:
             self._leave(image)
+        self._adapting.dismiss(call)
         if self._book.remove(call) and self._drain_at is not None:
             self._empty.set()
 

@@ -14,6 +14,7 @@ from diptych.diffusion.noise import RowNoise
 from diptych.diffusion.ragged import advance, estimate_denoised
 from diptych.diffusion.symbols import NUM_STATES
 from diptych.errors import DiptychError, OutOfDeviceMemory
+from diptych.inference.adapter_pool import Unit
 from diptych.inference.conditions import (
     Conditions,
     RequestConditions,
@@ -22,7 +23,14 @@ from diptych.inference.conditions import (
 )
 from diptych.inference.forward import Forward, batch_sizes, cuda_graphs
 from diptych.inference.pictures import read_picture
-from diptych.inference.ports import Conditioning, Finished, Measurement, Placement, Row
+from diptych.inference.ports import (
+    Conditioning,
+    Finished,
+    Measurement,
+    Placement,
+    Prepared,
+    Row,
+)
 from diptych.inference.route import Route
 from diptych.inference.routing import (
     ACTIVE,
@@ -97,6 +105,14 @@ class DeviceExecutor:
     def encode(self, requests: Sequence[ImageRequest]) -> Sequence[Conditioning | DiptychError]:
         """Return the embeddings of each request, or why it has none."""
         return encode_requests(requests, self._experts)
+
+    def attach(self, unit: Unit, prepared: Prepared) -> None:
+        """Put an adapter on the device."""
+        raise NotImplementedError(unit, prepared)
+
+    def detach(self, unit: Unit) -> None:
+        """Take an adapter off the device."""
+        raise NotImplementedError(unit)
 
     @torch.inference_mode()
     def place(self, placement: Placement) -> None:

@@ -13,10 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diptych.errors import DiptychError
+from diptych.inference.adapter_pool import Unit
 from diptych.inference.route import Route
-from diptych.inference.trajectory import Expert, ImageRequest
+from diptych.inference.trajectory import AdapterUse, Expert, ImageRequest
 
 __all__ = [
+    "AdapterLoader",
     "Conditioning",
     "Decoder",
     "Executor",
@@ -25,6 +27,7 @@ __all__ = [
     "Observer",
     "Picture",
     "Placement",
+    "Prepared",
     "Row",
 ]
 
@@ -68,6 +71,15 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """An adapter in host memory, bound to this server's experts; ``value`` is the executor's."""
+
+    num_lines: int
+    """Lines of the device it takes: the largest rank of its targets, 0 for tokens alone."""
+    value: object
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
     """How long a tick took while warming up."""
 
@@ -102,10 +114,19 @@ class Executor(Protocol):
         """Compile and run what ticks will need; return what they cost."""
 
     def encode(self, requests: Sequence[ImageRequest]) -> Sequence[Conditioning | DiptychError]:
-        """Return the embeddings of each request, or why it has none."""
+        """Return the embeddings of each request, or why it has none.
+
+        The adapters of every request are on the device.
+        """
+
+    def attach(self, unit: Unit, prepared: Prepared) -> None:
+        """Put an adapter on the device; the caller has made room for its lines."""
+
+    def detach(self, unit: Unit) -> None:
+        """Take an adapter that nothing runs with off the device."""
 
     def place(self, placement: Placement) -> None:
-        """Fill a slot with an image's first latents."""
+        """Fill a slot with an image's first latents; its adapters are on the device."""
 
     def run(self, expert: Expert, rows: Sequence[Row]) -> Sequence[object | None]:
         """Advance every row by one evaluation, or none of them.
@@ -122,6 +143,22 @@ class Executor(Protocol):
 
     def release(self, slot: int) -> None:
         """Empty ``slot``; an empty one is ignored."""
+
+
+class AdapterLoader(Protocol):
+    """Brings adapters to host memory; calls back from its own threads."""
+
+    def prepare(
+        self,
+        use: AdapterUse,
+        *,
+        fetching: Callable[[], None],
+        done: Callable[[Prepared | DiptychError], None],
+    ) -> None:
+        """Queue an adapter; ``fetching`` hears that its turn has come, ``done`` what came of it."""
+
+    def stop(self) -> None:
+        """Drop what is queued and end the loader's threads."""
 
 
 class Decoder(Protocol):

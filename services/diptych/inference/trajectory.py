@@ -91,6 +91,10 @@ class AdapterUse:
     """Factors on ``scale`` by part, in order of their names: ``base``, ``refiner``,
     ``text_encoder``, ``text_encoder_2``, ``unet``, ``unet.down``, ``unet.up.block_1``,
     ``unet.up.block_1.0``; the most specific of those under ``unet`` holds."""
+    tenant: str = "default"
+    """Whose adapter it is."""
+    dora: bool = False
+    """Whether it holds magnitudes, so that its update is not proportional to its scale."""
     force: bool = False
     """Use it although it was made for another model, where its shapes fit."""
 

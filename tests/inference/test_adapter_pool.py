@@ -1,0 +1,170 @@
+"""The pool never takes what is in use, and what it gives up is what was used longest ago."""
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from diptych.errors import AdapterInUse, AdapterSlotsFull
+from diptych.inference.adapter_pool import AdapterPool, Tier, Unit, unit_of
+from support.fake_device import use
+
+A, B, C = (Unit(digest=name) for name in "abc")
+
+
+def pool_with(*units: Unit, lines: int = 4, num_lines: int = 8) -> AdapterPool:
+    """Return a pool that holds ``units`` on the device, attached in this order."""
+    pool = AdapterPool(num_lines=num_lines, slice_s=2.0)
+    for unit in units:
+        pool.begin(unit)
+        pool.loaded(unit, lines)
+        pool.attached(unit, 0.0)
+    return pool
+
+
+def load(pool: AdapterPool, unit: Unit, lines: int = 4) -> None:
+    pool.begin(unit)
+    pool.loaded(unit, lines)
+
+
+def test_an_adapter_is_one_unit_at_any_scale() -> None:
+    assert unit_of(use("a", scale=0.5)) == unit_of(use("a", scale=0.7))
+
+
+def test_dora_is_another_unit_at_another_scale() -> None:
+    assert unit_of(use("a", scale=0.5, dora=True)) != unit_of(use("a", scale=0.7, dora=True))
+
+
+def test_other_parts_are_another_unit() -> None:
+    assert unit_of(use("a")) != unit_of(use("a", parts=(("unet.down", 0.5),)))
+
+
+def test_free_lines_evict_nothing() -> None:
+    pool = pool_with(A)
+    load(pool, B)
+    assert pool.make_room([B]) == ()
+
+
+def test_evicts_the_least_recently_used() -> None:
+    pool = pool_with(A, B)
+    pool.acquire([A])
+    pool.release([A])
+    load(pool, C)
+    assert pool.make_room([C]) == (B,)
+
+
+def test_what_is_in_use_stays() -> None:
+    pool = pool_with(A, B)
+    pool.acquire([A, B])
+    load(pool, C)
+    assert pool.make_room([C]) is None
+
+
+def test_what_is_pinned_stays() -> None:
+    pool = pool_with(A, B)
+    pool.pin(A)
+    load(pool, C)
+    assert pool.make_room([C]) == (B,)
+
+
+def test_a_call_does_not_evict_its_own() -> None:
+    pool = pool_with(A, B)
+    load(pool, C)
+    assert pool.make_room([A, C]) == (B,)
+
+
+def test_what_never_fits_is_refused() -> None:
+    pool = pool_with()
+    load(pool, A, lines=9)
+    with pytest.raises(AdapterSlotsFull, match="total rank 9 do not fit the 8"):
+        pool.check_fits([A])
+
+
+def test_what_does_not_fit_beside_pins_is_refused() -> None:
+    pool = pool_with(A)
+    pool.pin(A)
+    load(pool, B, lines=5)
+    with pytest.raises(AdapterSlotsFull):
+        pool.check_fits([B])
+
+
+def test_tokens_alone_take_no_lines() -> None:
+    pool = pool_with(A, B)
+    load(pool, C, lines=0)
+    assert pool.make_room([C]) == ()
+
+
+def test_yields_after_its_slice() -> None:
+    pool = pool_with(A)
+    assert [pool.must_yield([A], now) for now in (1.9, 2.0)] == [False, True]
+
+
+def test_a_pinned_one_need_not_yield() -> None:
+    pool = pool_with(A)
+    pool.pin(A)
+    assert not pool.must_yield([A], 100.0)
+
+
+def test_names_who_is_in_the_way() -> None:
+    pool = pool_with(A)
+    pool.acquire([A])
+    with pytest.raises(AdapterInUse, match="huggy is in use by 1 requests"):
+        pool.check_idle(A, "huggy")
+
+
+def test_counts_what_happens() -> None:
+    pool = pool_with(A, B)
+    pool.hit()
+    pool.evicted(A)
+    stats = pool.stats()
+    assert (stats.num_hits, stats.num_misses, stats.num_evictions) == (1, 2, 1)
+    assert (stats.lines_used, stats.resident) == (4, ("b",))
+
+
+class Traffic(RuleBasedStateMachine):
+    """Adapters come, are held and go in any order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = AdapterPool(num_lines=16, slice_s=1.0)
+        self.lines: dict[Unit, int] = {}
+        self.held: list[tuple[Unit, ...]] = []
+
+    @rule(name=st.integers(0, 9), lines=st.integers(0, 12))
+    def arrive(self, name: int, lines: int) -> None:
+        unit = Unit(digest=str(name))
+        if self.pool.tier(unit) is Tier.ABSENT:
+            load(self.pool, unit, lines)
+            self.lines[unit] = lines
+
+    @rule(names=st.sets(st.integers(0, 9), min_size=1, max_size=3))
+    def start(self, names: set[int]) -> None:
+        units = tuple(Unit(digest=str(name)) for name in sorted(names))
+        if any(self.pool.tier(unit) is Tier.ABSENT for unit in units):
+            return
+        room = self.pool.make_room(units)
+        if room is None:
+            return
+        for unit in room:
+            assert not any(unit in held for held in self.held)
+            self.pool.evicted(unit)
+        for unit in units:
+            if self.pool.tier(unit) is Tier.HOST:
+                self.pool.attached(unit, 0.0)
+        self.pool.acquire(units)
+        self.held.append(units)
+
+    @precondition(lambda self: self.held)
+    @rule(which=st.integers(0, 99))
+    def end(self, which: int) -> None:
+        self.pool.release(self.held.pop(which % len(self.held)))
+
+    @invariant()
+    def never_more_than_there_is(self) -> None:
+        assert self.pool.stats().lines_used <= 16
+
+    @invariant()
+    def what_is_held_is_there(self) -> None:
+        assert all(self.pool.tier(u) is Tier.DEVICE for held in self.held for u in held)
+
+
+TestTraffic = Traffic.TestCase
