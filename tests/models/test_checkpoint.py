@@ -18,7 +18,7 @@ from diptych.errors import (
     PickleRefused,
     SourceUnavailable,
 )
-from diptych.models.checkpoint import SourceConfig, locate, open_checkpoint
+from diptych.models.checkpoint import SourceConfig, locate, locate_part, open_checkpoint
 from diptych.storage.s3 import S3Config
 
 Upload = Callable[..., None]
@@ -117,6 +117,17 @@ def test_a_hub_model_fetched_before_is_found_without_the_hub(
     with caplog.at_level(logging.INFO, logger="diptych"):
         assert locate("owner/model", config) == repository / "snapshots" / commit
     assert f"revision main is commit {commit}" in caplog.text
+
+
+def test_a_hub_model_of_one_part_is_found_by_its_revision(
+    config: SourceConfig, base_folder: Path
+) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = config.cache_dir / "hub" / "models--owner--taesd"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "v2").write_text(commit)
+    shutil.copytree(base_folder / "vae", repository / "snapshots" / commit)
+    assert locate_part("owner/taesd@v2", config) == repository / "snapshots" / commit
 
 
 def test_mirrors_a_folder_from_s3(bucket: Upload, s3: SourceConfig, base_folder: Path) -> None:

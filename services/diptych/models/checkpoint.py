@@ -23,7 +23,7 @@ from diptych.storage.mirror import mirror
 from diptych.storage.s3 import S3Config, S3Store
 from diptych.storage.tensor_header import PICKLE_SUFFIXES
 
-__all__ = ["SourceConfig", "locate", "open_checkpoint"]
+__all__ = ["SourceConfig", "locate", "locate_part", "open_checkpoint"]
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +34,7 @@ _HUB_PATTERNS = (
     "model_index.json",
     *(f"{part}/*.{suffix}" for part in _PARTS for suffix in ("json", "txt", "safetensors")),
 )
+_PART_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json")
 _TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json")
 _PROBE_TIMEOUT_S = 10.0
 _TRANSPORT_ERROR: type[Exception] = InferenceTimeoutError.__mro__[1]
@@ -91,6 +92,31 @@ def locate(source: str, config: SourceConfig) -> Path:
         revision = match["revision"] or config.revision or "main"
         return _from_hub(match["id"], revision, config)
     raise ModelNotFound(source)
+
+
+def locate_part(source: str, config: SourceConfig) -> Path:
+    """Return the local folder of ``source``, which holds one model and not a pipeline.
+
+    Raises:
+        ModelNotFound: nothing has that name.
+        CheckpointInvalid: it is a single file.
+        PickleRefused: the name is a pickle's.
+        SourceUnavailable: the hub or store does not answer.
+    """
+    match = _HUB_ID.fullmatch(source)
+    if match and not Path(source).exists() and not _is_weights(source):
+        revision = match["revision"] or config.revision or "main"
+        folder = _snapshot(match["id"], revision, config, allow=_PART_FILES)
+        _log.info("hub model %s revision %s is commit %s", match["id"], revision, folder.name)
+        return folder
+    path = locate(source, config)
+    if not path.is_dir():
+        raise CheckpointInvalid(source, "is a file, expected a folder with config.json")
+    return path
+
+
+def _is_weights(source: str) -> bool:
+    return Path(source).suffix.lower() in {".safetensors", *PICKLE_SUFFIXES}
 
 
 def _from_s3(source: str, bucket: str, prefix: str, config: SourceConfig) -> Path:

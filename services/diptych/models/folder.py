@@ -1,6 +1,7 @@
 """A folder in diffusers' layout: model_index.json and one folder per part."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from diptych.errors import CheckpointInvalid, PickleRefused
@@ -8,12 +9,13 @@ from diptych.models.header import parse_json, read_header
 from diptych.models.parts import Checkpoint, Part, StoredTensor, TokenizerFiles
 from diptych.storage.tensor_header import PICKLE_SUFFIXES
 
-__all__ = ["open_folder", "read_json"]
+__all__ = ["open_folder", "open_part", "read_json"]
 
 _MAX_JSON_BYTES = 32 * 2**20
+_STEM = "diffusion_pytorch_model"
 _STEMS: Mapping[str, str] = {
-    "unet": "diffusion_pytorch_model",
-    "vae": "diffusion_pytorch_model",
+    "unet": _STEM,
+    "vae": _STEM,
     "text_encoder": "model",
     "text_encoder_2": "model",
 }
@@ -39,13 +41,28 @@ def open_folder(folder: Path, source: str) -> Checkpoint:
         source=source,
         pipeline=index,
         scheduler=read_json(folder / "scheduler/scheduler_config.json", source),
-        parts={name: _open_part(folder / name, source) for name in names},
+        parts={name: _open_part(folder / name, source, _STEMS[name]) for name in names},
         tokenizers={
             name: TokenizerFiles(folder=folder / tokenizer)
             for name, tokenizer in _TOKENIZERS.items()
             if name in names
         },
     )
+
+
+def open_part(folder: Path, source: str, *, name: str) -> Part:
+    """Return the one diffusers model whose configuration and weights lie in ``folder`` itself.
+
+    Raises:
+        CheckpointInvalid: a file is missing or not what it should be.
+        PickleRefused: its only weights are a pickle.
+    """
+    if _find_weights(folder, _STEM) is None:
+        _refuse_pickles(folder, source)
+        raise CheckpointInvalid(source, f"misses {_STEM}.safetensors of a {name}")
+    if not (folder / "config.json").is_file():
+        raise CheckpointInvalid(source, f"misses config.json of a {name}")
+    return replace(_open_part(folder, source, _STEM), name=name)
 
 
 def read_json(path: Path, source: str) -> dict[str, object]:
@@ -76,7 +93,7 @@ def _check_files(folder: Path, source: str, names: list[str]) -> None:
             needed += [f"{_TOKENIZERS[name]}/{file}" for file in _TOKENIZER_FILES]
     missing = [file for file in needed if not (folder / file).is_file()]
     for name in names:
-        if _find_weights(folder / name) is None:
+        if _find_weights(folder / name, _STEMS[name]) is None:
             _refuse_pickles(folder / name, source, prefix=f"{name}/")
             missing.append(f"{name}/{_STEMS[name]}.safetensors")
     if missing:
@@ -89,9 +106,8 @@ def _refuse_pickles(folder: Path, source: str, prefix: str = "") -> None:
             raise PickleRefused(source, f"{prefix}{path.name}")
 
 
-def _find_weights(folder: Path) -> Path | None:
+def _find_weights(folder: Path, stem: str) -> Path | None:
     """Return the weights file or shard index to read: full precision first, then fp16."""
-    stem = _STEMS[folder.name]
     choices = (
         f"{stem}.safetensors",
         f"{stem}.safetensors.index.json",
@@ -101,9 +117,9 @@ def _find_weights(folder: Path) -> Path | None:
     return next((folder / name for name in choices if (folder / name).is_file()), None)
 
 
-def _open_part(folder: Path, source: str) -> Part:
-    weights = _find_weights(folder)
-    assert weights is not None  # _check_files found it
+def _open_part(folder: Path, source: str, stem: str) -> Part:
+    weights = _find_weights(folder, stem)
+    assert weights is not None  # it was looked for before
     files = [weights] if weights.suffix == ".safetensors" else _shards(weights, source)
     tensors: dict[str, StoredTensor] = {}
     for path in files:
