@@ -42,6 +42,12 @@ def test_bad_settings_end_with_one_line(invoke: Invoke, flags: tuple[str, ...], 
     assert "Traceback" not in result.output
 
 
+def test_absent_preview_decoder_is_named(invoke: Invoke) -> None:
+    ports = ("--port", "0", "--metrics-port", "0")
+    result = invoke("serve", "inference", *ports, "--preview-decoder", "/absent")
+    assert (result.exit_code, "model '/absent'" in result.stderr) == (1, True), result.stderr
+
+
 def test_unknown_key_of_the_file_is_refused(invoke: Invoke, tmp_path: Path) -> None:
     (tmp_path / "settings.yaml").write_text("inference:\n  potr: 1\n")
     result = invoke("serve", "inference", "--config", tmp_path / "settings.yaml")

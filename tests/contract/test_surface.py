@@ -27,6 +27,7 @@ INFERENCE_SETTINGS = {
     "metrics_port",
     "num_slots",
     "port",
+    "preview_decoder",
     "refiner",
     "refiner_family",
     "refiner_peer",

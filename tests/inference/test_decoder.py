@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from diptych.errors import DiptychError, EngineFault
@@ -70,6 +71,21 @@ def test_gives_latents_exactly(decoder: DeviceDecoder, answers: Answers) -> None
     latents = torch.randn(4, 16, 16, generator=torch.Generator().manual_seed(1))
     decoder.decode(latents, replace(REQUEST, output=OutputFormat.LATENTS), answers.put)
     np.testing.assert_array_equal(picture(answers).latents, latents.numpy())
+
+
+class Grey:
+    """A previewer that shows one colour."""
+
+    def preview(self, latents: torch.Tensor) -> NDArray[np.uint8]:
+        return np.full((len(latents), 32, 24, 3), 128, np.uint8)
+
+
+def test_previews_are_the_previewers_where_there_is_one(vae: Autoencoder, answers: Answers) -> None:
+    decoder = DeviceDecoder(vae, previewer=Grey())
+    decoder.preview(LATENTS, REQUEST, answers.put)
+    decoder.stop()
+    with Image.open(io.BytesIO(picture(answers).data)) as opened:
+        assert (opened.size, opened.getpixel((3, 3))) == ((24, 32), (128, 128, 128))
 
 
 def test_a_preview_is_a_small_jpeg(decoder: DeviceDecoder, answers: Answers) -> None:

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import AutoencoderTiny
 from prometheus_client import CollectorRegistry
 
-from diptych.errors import ModelNotFound, SettingInvalid
+from diptych.errors import CheckpointInvalid, ModelNotFound, SettingInvalid
 from diptych.inference.loading import choose_device, choose_dtype, load_engine
 from diptych.inference.server import Loaded
 from diptych.inference.settings import InferenceSettings, Settings
@@ -65,6 +66,17 @@ def test_single_model_of_the_embedded_pair_has_a_name(load: LoadWith) -> None:
     hosted = load(base="nano/base-single").hosted
     assert hosted.base is not None
     assert (hosted.base.model, hosted.refiner) == ("nano/base-single", None)
+
+
+def test_preview_decoder_that_is_not_there_is_named(load: LoadWith, tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFound, match="taesd"):
+        load(preview_decoder=str(tmp_path / "taesd"))
+
+
+def test_preview_decoder_of_other_latents_is_refused(load: LoadWith, tmp_path: Path) -> None:
+    AutoencoderTiny(latent_channels=16).save_pretrained(tmp_path / "taef1")
+    with pytest.raises(CheckpointInvalid, match="16 latent channels, the experts have 4"):
+        load(preview_decoder=str(tmp_path / "taef1"))
 
 
 def test_model_that_is_not_there_is_named(load: LoadWith, tmp_path: Path) -> None:

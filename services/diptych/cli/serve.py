@@ -32,6 +32,16 @@ Dtype = Annotated[
 ]
 
 
+PreviewDecoder = Annotated[
+    str | None,
+    typer.Option(
+        "--preview-decoder",
+        help="TAESD for previews: a folder, a Hugging Face id or s3://.",
+        rich_help_panel="Models",
+    ),
+]
+
+
 @app.command("inference")
 def serve_inference(
     *,
@@ -40,6 +50,7 @@ def serve_inference(
     metrics_port: MetricsPort = None,
     base: BaseModelOption = None,
     refiner: RefinerModelOption = None,
+    preview_decoder: PreviewDecoder = None,
     device: Device = None,
     dtype: Dtype = None,
     config: Config = None,
@@ -50,6 +61,7 @@ def serve_inference(
             "host": host,
             "port": port,
             "metrics_port": metrics_port,
+            "preview_decoder": preview_decoder,
             "device": device,
             "dtype": dtype,
         }

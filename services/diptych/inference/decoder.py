@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from diptych.inference.ports import Picture
 from diptych.inference.trajectory import ImageRequest, OutputFormat
 from diptych.models.autoencoder import Autoencoder
 
-__all__ = ["DecoderConfig", "DeviceDecoder"]
+__all__ = ["DecoderConfig", "DeviceDecoder", "Previewer"]
 
 _log = logging.getLogger(__name__)
 
@@ -40,6 +40,13 @@ class DecoderConfig:
     """Threads that compress pictures."""
 
 
+class Previewer(Protocol):
+    """Gives a fast look at latents."""
+
+    def preview(self, latents: Tensor) -> NDArray[np.uint8]:
+        """Return small pictures [N, H, W, 3] of ``latents`` [N, C, h, w]."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Job:
     """Latents [C, h, w] to decode, or a denoised estimate to preview."""
@@ -51,10 +58,20 @@ class _Job:
 
 
 class DeviceDecoder:
-    """Decodes in one thread and writes files in others; implements ``ports.Decoder``."""
+    """Decodes in one thread and writes files in others; implements ``ports.Decoder``.
 
-    def __init__(self, vae: Autoencoder, *, config: DecoderConfig | None = None) -> None:
+    Previews are ``previewer``'s, the autoencoder's own projection where there is none.
+    """
+
+    def __init__(
+        self,
+        vae: Autoencoder,
+        *,
+        previewer: Previewer | None = None,
+        config: DecoderConfig | None = None,
+    ) -> None:
         self._vae = vae
+        self._previewer: Previewer = previewer or vae
         # Beside the ticks' stream, so that reading a picture back does not wait for them.
         self._stream: torch.cuda.Stream | None = None
         if vae.device.type == "cuda":
@@ -132,7 +149,7 @@ class DeviceDecoder:
         safe = latents.nan_to_num(0.0, 0.0, 0.0)
         rows: NDArray[np.generic]
         if job.preview:
-            rows = self._vae.preview(safe)
+            rows = self._previewer.preview(safe)
         elif job.request.output is OutputFormat.LATENTS:
             rows = safe.cpu().numpy()
         else:

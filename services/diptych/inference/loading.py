@@ -18,8 +18,10 @@ from diptych.inference.ports import Observer
 from diptych.inference.server import Loaded
 from diptych.inference.settings import InferenceSettings, Settings
 from diptych.inference.trajectory import Expert
+from diptych.models.checkpoint import SourceConfig
 from diptych.models.experts import Expert as LoadedExpert
 from diptych.models.experts import Experts, LoadOptions, load_experts
+from diptych.models.preview_decoder import PreviewDecoder, load_preview_decoder
 from diptych.nano.pair import expert_path
 from diptych.storage.s3 import S3Config
 
@@ -68,7 +70,7 @@ def load_engine(settings: Settings, observer: Observer) -> Loaded:
     )
     engine = Engine(
         DeviceExecutor(experts, config=ExecutorConfig(max_rows=own.max_rows)),
-        DeviceDecoder(experts.hosted[0].vae),
+        DeviceDecoder(experts.hosted[0].vae, previewer=_load_previewer(settings, experts)),
         observer=observer,
         config=EngineConfig(
             num_slots=own.num_slots, max_rows=own.max_rows, max_waiting=own.max_waiting
@@ -77,6 +79,24 @@ def load_engine(settings: Settings, observer: Observer) -> Loaded:
     named = {"base": own.base, "refiner": own.refiner_source()}
     _log.info("loaded", extra={"device": str(device), **named})
     return Loaded(engine=engine, hosted=describe(experts, own), num_slots=own.num_slots)
+
+
+def _load_previewer(settings: Settings, experts: Experts) -> PreviewDecoder | None:
+    """Return the decoder of previews that ``settings`` name, None for the linear projection."""
+    own, first = settings.inference, experts.hosted[0]
+    if own.preview_decoder is None:
+        return None
+    return load_preview_decoder(
+        own.preview_decoder,
+        SourceConfig(
+            cache_dir=settings.home / "models",
+            hub_endpoint=own.hub_endpoint,
+            s3=S3Config(endpoint_url=own.s3_endpoint),
+        ),
+        latent_channels=first.family.latent_channels,
+        device=first.unet.device,
+        dtype=first.unet.dtype,
+    )
 
 
 def choose_device(name: str) -> torch.device:

@@ -64,6 +64,9 @@ class InferenceSettings(BaseModel):
     base_revision: str | None = None
     """Revision of a hub model; the newest by default, and logged."""
     refiner_revision: str | None = None
+    preview_decoder: str | None = None
+    """Model source of a TAESD (diffusers' AutoencoderTiny) that paints the previews, its revision
+    behind an ``@``; a linear projection of the latents does without."""
     tokenizer_dir: Path | None = None
     """Folder with tokenizers for single-file checkpoints, which have none."""
     hub_endpoint: str | None = None
