@@ -17,7 +17,7 @@ demo: set-up ## Start the service, ask it for pictures over gRPC, write them to 
 	@$(BIN)/diptych demo --out demo
 
 test: set-up ## Run the tests that need no GPU, no network and no downloaded weights.
-	@$(BIN)/pytest -m "not gpu and not weights and not slow and not system"
+	@$(BIN)/pytest -m "not gpu and not weights and not slow"
 
 check: set-up lint types contracts proto-check spelling ## Lint, types, import contracts, proto drift, spelling.
 

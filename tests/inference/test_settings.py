@@ -145,3 +145,25 @@ def test_refiner_here_and_at_a_peer_exclude_each_other() -> None:
 def test_token_is_not_shown() -> None:
     settings = load_settings(arguments={"inference": {"refiner_peer_token": "secret"}})
     assert "secret" not in repr(settings)
+
+
+def test_token_is_not_shown_beside_settings_that_exclude_each_other() -> None:
+    own = {"refiner": "nano", "refiner_peer": "10.0.0.1:50051", "refiner_peer_token": "secret"}
+    with pytest.raises(SettingInvalid) as caught:
+        load_settings(arguments={"inference": own})
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:3"])
+def test_device_that_a_machine_may_have_is_taken(device: str) -> None:
+    assert load_settings(arguments={"inference": {"device": device}}).inference.device == device
+
+
+@pytest.mark.parametrize("device", ["abacus", "cuda:", "cuda:x", ""])
+def test_device_that_no_machine_has_is_refused_before_anything_loads(device: str) -> None:
+    assert refused(arguments={"inference": {"device": device}}) == ["inference.device"]
+
+
+def test_server_without_an_expert_is_refused_before_anything_loads() -> None:
+    with pytest.raises(SettingInvalid, match="neither base nor refiner is given"):
+        load_settings(arguments={"inference": {"base": None}})

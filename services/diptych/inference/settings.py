@@ -9,12 +9,21 @@ that name; a pod needs ``enableServiceLinks: false``.
 """
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -31,6 +40,9 @@ __all__ = ["InferenceSettings", "Settings", "load_settings"]
 PREFIX: Final = "DIPTYCH_"
 CONFIG_VARIABLE: Final = "DIPTYCH_CONFIG"
 """Names the YAML file when no argument does."""
+
+DEVICE: Final = re.compile(r"auto|cpu|cuda(:\d{1,3})?")
+"""What a device may be called; whether it is there is seen when the experts are loaded."""
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Count = Annotated[int, Field(ge=1)]
@@ -94,6 +106,19 @@ class InferenceSettings(BaseModel):
     """Lines of a tenant and the SHA-256 of its token; None lets every caller in."""
     grace_s: Annotated[float, Field(ge=0.0, le=3600.0)] = 30.0
     """After SIGTERM, how long running requests may take to finish."""
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, value: str) -> str:
+        if DEVICE.fullmatch(value) is None:
+            raise ValueError(f"no device {value!r}; auto, cpu, cuda and cuda:N are known")
+        return value
+
+    @model_validator(mode="after")
+    def _some_expert(self) -> Self:
+        if self.base is None and self.refiner_source() is None:
+            raise ValueError("neither base nor refiner is given")
+        return self
 
     @model_validator(mode="after")
     def _one_refiner(self) -> Self:
@@ -217,12 +242,17 @@ def _is_known(variable: str) -> bool:
 
 
 def _violations(invalid: ValidationError) -> list[FieldViolation]:
-    """Return pydantic's findings as dotted field names with what was and what was expected."""
+    """Return pydantic's findings as dotted field names with what was and what was expected.
+
+    What a check of ours says stands alone: the input of a whole section may hold a token.
+    """
     found = []
     for error in invalid.errors(include_url=False):
         field = ".".join(str(part) for part in error["loc"])
         if error["type"] == "extra_forbidden":
             description = "no such setting"
+        elif error["type"] == "value_error":
+            description = str(error["ctx"]["error"])
         else:
             description = f"{error['msg'].lower()}, not {error['input']!r}"
         found.append(FieldViolation(field=field, description=description))
