@@ -12,7 +12,7 @@ Everything else such a file may hold (LoHa, LoKr, IA3, OFT, norms, biases) is re
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
@@ -26,12 +26,12 @@ from diptych.adapters.adapter import (
     Component,
     LearnedToken,
     LowRank,
-    MadeFor,
     Magnitude,
     Stage,
     Target,
 )
 from diptych.adapters.keymap import (
+    SDXL_LAYOUT,
     BlockLayout,
     Style,
     find_layout,
@@ -113,14 +113,16 @@ def read_kohya(
     refuse = partial(AdapterInvalid, source)
     header = read_header(metadata, source=source)
     modules, tokens = _sorted_out(tensors, refuse)
-    layout = layout or header.layout or find_layout(modules)
-    if layout is None:
-        raise refuse("has sgm block names that fit no number of layers per block")
-    targets, is_refiner = _targets(modules, layout, header, refuse)
+    layout = layout or header.layout or find_layout(modules) or SDXL_LAYOUT
+    is_refiner = _is_of_refiner(modules, layout, header)
+    made_for = replace(header.made_for, stage=Stage.REFINER) if is_refiner else header.made_for
+    sole_encoder = Component.TEXT_ENCODER_2 if is_refiner else Component.TEXT_ENCODER
+    read_name = partial(target_of, layout=layout, sole_encoder=sole_encoder)
+    targets = _targets(modules, read_name, refuse)
     adapter = Adapter(
         targets=MappingProxyType(targets),
         tokens=MappingProxyType(tokens),
-        made_for=_made_for(header.made_for, is_refiner=is_refiner),
+        made_for=made_for,
         trigger_words=header.trigger_words,
         metadata=header.metadata,
     )
@@ -207,24 +209,27 @@ def _why_unknown(key: str) -> str:
     return f"key {key!r} is unknown"
 
 
+def _is_of_refiner(modules: Mapping[str, _Parts], layout: BlockLayout, header: KohyaHeader) -> bool:
+    """Return whether a file is a refiner's: it says so or, not being ours, it reads like one."""
+    if header.is_exact or header.made_for.stage is Stage.REFINER:
+        return header.made_for.stage is Stage.REFINER
+    found = [target_of(name, layout=layout) for name in modules]
+    return reads_like_refiner(target.module for target in found if target and _is_unet(target))
+
+
 def _targets(
-    modules: Mapping[str, _Parts], layout: BlockLayout, header: KohyaHeader, refuse: Refuse
-) -> tuple[dict[Target, LowRank], bool]:
-    """Return the updates by target, and whether they are those of a refiner."""
-    found = {name: target_of(name, layout=layout) for name in modules}
-    unet = [target.module for target in found.values() if target and _is_unet(target)]
-    is_refiner = header.made_for.stage is Stage.REFINER or reads_like_refiner(unet)
-    sole = Component.TEXT_ENCODER_2 if is_refiner else Component.TEXT_ENCODER
+    modules: Mapping[str, _Parts], read_name: Callable[[str], Target | None], refuse: Refuse
+) -> dict[Target, LowRank]:
     targets: dict[Target, LowRank] = {}
     for name, parts in modules.items():
-        target = target_of(name, layout=layout, sole_encoder=sole)
+        target = read_name(name)
         if target is None:
             raise refuse(f"{name!r} is no module of an SDXL UNet or of its text encoders")
         if target in targets:
             raise refuse(f"{name!r} is a second name for {target.component}.{target.module}")
         kernel = kernel_size(target.module) if _is_unet(target) else None
         targets[target] = _low_rank(parts, kernel, _about(name, refuse))
-    return targets, is_refiner
+    return targets
 
 
 def _about(name: str, refuse: Refuse) -> Refuse:
@@ -233,12 +238,6 @@ def _about(name: str, refuse: Refuse) -> Refuse:
 
 def _is_unet(target: Target) -> bool:
     return target.component is Component.UNET
-
-
-def _made_for(made_for: MadeFor, *, is_refiner: bool) -> MadeFor:
-    if is_refiner and made_for.stage is Stage.BASE:
-        return replace(made_for, stage=Stage.REFINER)
-    return made_for
 
 
 def _low_rank(parts: _Parts, kernel: int | None, refuse: Refuse) -> LowRank:

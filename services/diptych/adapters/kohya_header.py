@@ -52,6 +52,8 @@ class KohyaHeader:
     """The entries that are the adapter's, as they were."""
     layout: BlockLayout | None
     """What sgm's block numbers are counted by, where the header tells."""
+    is_exact: bool
+    """Whether we wrote it, so that nothing need be guessed."""
 
 
 def read_header(texts: Mapping[str, str], *, source: str) -> KohyaHeader:
@@ -75,6 +77,7 @@ def read_header(texts: Mapping[str, str], *, source: str) -> KohyaHeader:
         trigger_words=tuple(word.strip() for word in words if word.strip()),
         metadata=_carried(texts, leaving_out=_OF_THE_FILE),
         layout=_LAYOUTS.get(family or ""),
+        is_exact=False,
     )
 
 
@@ -115,6 +118,7 @@ def _read_facts(texts: Mapping[str, str], refuse: Refuse) -> KohyaHeader:
                 trigger_words=tuple(words),
                 metadata=_carried(texts, leaving_out={FACTS_KEY, *added}),
                 layout=BlockLayout(layers_per_block=num_layers) if num_layers > 0 else None,
+                is_exact=True,
             )
     raise refuse(f"has {FACTS_KEY} {texts[FACTS_KEY]!r:.80}, which this version did not write")
 
