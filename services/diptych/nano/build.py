@@ -47,7 +47,7 @@ from diptych.nano.scenes import (
     sample_scene,
 )
 
-__all__ = ["BuildConfig", "build"]
+__all__ = ["EXPERT_TIMESTEPS", "BuildConfig", "build", "pixels_of", "tokenize"]
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +140,7 @@ def _trained_autoencoder(config: BuildConfig, work: Path, scenes: list[Scene]) -
 
         def loss(_: int) -> Tensor:
             batch = rng.sample(scenes, config.vae_batch)
-            x = _pixels([render(s, rng) for s in batch]).to(config.device)
+            x = pixels_of([render(s, rng) for s in batch]).to(config.device)
             with torch.autocast(config.device, torch.bfloat16):
                 posterior = vae.encode(x).latent_dist
                 y = vae.decode(posterior.sample()).sample.float()
@@ -156,7 +156,7 @@ def _trained_autoencoder(config: BuildConfig, work: Path, scenes: list[Scene]) -
     vae.load_state_dict(load_file(weights))
     vae.eval().requires_grad_(requires_grad=False)
     probe = random.Random(config.seed + 2)
-    pixels = _pixels([render(s, probe) for s in scenes[:512]]).to(config.device)
+    pixels = pixels_of([render(s, probe) for s in scenes[:512]]).to(config.device)
     _normalise(vae, pixels)
     return vae
 
@@ -207,14 +207,14 @@ class _Dataset:
         rng = random.Random(config.seed + 3)
         latents = []
         for start in range(0, len(scenes), 64):
-            pixels = _pixels([render(s, rng) for s in scenes[start : start + 64]])
+            pixels = pixels_of([render(s, rng) for s in scenes[start : start + 64]])
             with torch.no_grad(), torch.autocast(config.device, torch.bfloat16):
                 posterior = vae.encode(pixels.to(config.device)).latent_dist
             latents.append(posterior.mean.float() * vae.config.scaling_factor)
         texts = [caption(s, t) for s in scenes for t in range(NUM_TEMPLATES)]
-        ids = _tokenize(tokenizer, texts).view(len(scenes), NUM_TEMPLATES, -1)
+        ids = tokenize(tokenizer, texts).view(len(scenes), NUM_TEMPLATES, -1)
         logger.info("%d scenes encoded", len(scenes))
-        return cls(latents=torch.cat(latents), ids=ids, empty_ids=_tokenize(tokenizer, [""])[0])
+        return cls(latents=torch.cat(latents), ids=ids, empty_ids=tokenize(tokenizer, [""])[0])
 
     def batches(self, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield latents, ids and which rows are unconditional, for ever."""
@@ -347,13 +347,13 @@ def _save(
         module.to(torch.float32)
 
 
-def _pixels(pictures: list[Image.Image]) -> Tensor:
+def pixels_of(pictures: list[Image.Image]) -> Tensor:
     """Return pictures as [N, 3, H, W] float32 in [-1, 1]."""
     array = np.stack([np.asarray(picture) for picture in pictures])
     return torch.from_numpy(array).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def _tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
+def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
     """Return ids padded to the window, [N, 77], int16."""
     batch = tokenizer(texts, padding="max_length", truncation=True)
     return torch.tensor(batch.input_ids, dtype=torch.int16)

@@ -26,6 +26,8 @@ __all__ = [
     "held_out_scenes",
     "is_held_out",
     "object_mask",
+    "paint",
+    "placed",
     "render",
     "sample_scene",
     "texture_mask",
@@ -175,13 +177,23 @@ def render(scene: Scene, rng: random.Random | None = None) -> Image.Image:
 
     Without ``rng`` the picture is the scene's exact, jitter-free form.
     """
-    radius = SIZES[scene.size]
-    x, y = (fraction * PICTURE_SIZE for fraction in PLACES[scene.place])
-    if rng is not None:
-        x, y = x + rng.uniform(-3, 3), y + rng.uniform(-3, 3)
-        radius *= rng.uniform(0.93, 1.07)
-    picture = _background(scene.background, scene.texture)
+    x, y, radius = placed(scene, rng)
     mask = object_mask(scene.shape, centre=(x, y), radius=radius, edge=PICTURE_SIZE)
+    return paint(scene, mask)
+
+
+def placed(scene: Scene, rng: random.Random | None = None) -> tuple[float, float, float]:
+    """Return where the object's middle is and its radius, in pixels; ``rng`` moves it a little."""
+    x, y = (fraction * PICTURE_SIZE for fraction in PLACES[scene.place])
+    radius = SIZES[scene.size]
+    if rng is None:
+        return x, y, radius
+    return x + rng.uniform(-3, 3), y + rng.uniform(-3, 3), radius * rng.uniform(0.93, 1.07)
+
+
+def paint(scene: Scene, mask: Image.Image) -> Image.Image:
+    """Draw the scene with an object of any outline, given white on black, RGB, 128 x 128."""
+    picture = _background(scene.background, scene.texture)
     shadow = ImageChops.offset(mask, 2, 3).filter(ImageFilter.GaussianBlur(2.5))
     dark = Image.eval(picture, lambda value: int(value * 0.8))
     picture = Image.composite(dark, picture, shadow)
