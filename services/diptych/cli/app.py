@@ -9,6 +9,7 @@ from diptych.cli import bench, models, nano, serve
 from diptych.cli.demo import demo
 from diptych.cli.generate import generate
 from diptych.cli.refine import refine
+from diptych.inference.allocator import bound_arenas
 
 __all__ = ["app", "main"]
 
@@ -53,5 +54,6 @@ app.add_typer(bench.app, name="bench", rich_help_panel=_MODELS)
 
 
 def main() -> None:
-    """Run the command that ``sys.argv`` names."""
+    """Run the command that ``sys.argv`` names, in a process that is its own."""
+    bound_arenas()
     app()

@@ -1,0 +1,49 @@
+"""Threads share one heap once they are told to."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+from diptych.inference.allocator import bound_arenas
+
+COUNT_HEAPS = """
+import ctypes, sys, threading
+from diptych.inference.allocator import bound_arenas
+
+libc = ctypes.CDLL(None)
+libc.fdopen.restype = ctypes.c_void_p
+libc.malloc_info.argtypes = [ctypes.c_int, ctypes.c_void_p]
+libc.fflush.argtypes = [ctypes.c_void_p]
+assert sys.argv[1] == "free" or bound_arenas()
+both = threading.Barrier(5)
+for _ in range(4):
+    threading.Thread(target=lambda: (bytearray(4096), both.wait(), both.wait())).start()
+both.wait()
+out = libc.fdopen(1, b"w")
+libc.malloc_info(0, out)
+libc.fflush(out)
+both.wait()
+"""
+"""Prints what glibc knows of its heaps while four threads hold memory."""
+
+
+def num_heaps(arenas: str) -> int:
+    asked = [sys.executable, "-c", COUNT_HEAPS, arenas]
+    found = subprocess.run(asked, check=True, capture_output=True, text=True, timeout=60)
+    return found.stdout.count("<heap ")
+
+
+def test_threads_of_a_bounded_process_share_one_heap() -> None:
+    assert num_heaps("bounded") == 1
+
+
+def test_threads_of_any_other_process_have_heaps_of_their_own() -> None:
+    assert num_heaps("free") > 1
+
+
+def test_a_library_without_such_a_limit_is_left_alone() -> None:
+    assert not bound_arenas(SimpleNamespace())
+
+
+def test_a_limit_that_is_refused_is_reported() -> None:
+    assert not bound_arenas(SimpleNamespace(mallopt=lambda *_: 0))
