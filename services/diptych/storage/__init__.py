@@ -1,1 +1,1 @@
-"""Objects in a bucket, and folders on this machine that mirror them."""
+"""Blobs by digest, names that move by compare-and-swap, and what buckets and folders hold."""
