@@ -4,17 +4,19 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import pytest
+
 from diptych.inference.allocator import bound_arenas
 
 COUNT_HEAPS = """
-import ctypes, sys, threading
-from diptych.inference.allocator import bound_arenas
+import contextlib, ctypes, runpy, sys, threading
 
 libc = ctypes.CDLL(None)
 libc.fdopen.restype = ctypes.c_void_p
 libc.malloc_info.argtypes = [ctypes.c_int, ctypes.c_void_p]
 libc.fflush.argtypes = [ctypes.c_void_p]
-assert sys.argv[1] == "free" or bound_arenas()
+with contextlib.suppress(SystemExit):
+    {begin}
 both = threading.Barrier(5)
 for _ in range(4):
     threading.Thread(target=lambda: (bytearray(4096), both.wait(), both.wait())).start()
@@ -26,19 +28,27 @@ both.wait()
 """
 """Prints what glibc knows of its heaps while four threads hold memory."""
 
+BOUND = "from diptych.inference.allocator import bound_arenas; bound_arenas()"
+PROGRAM = "sys.argv[1:] = ['--help']; runpy.run_module('{}', run_name='__main__')"
 
-def num_heaps(arenas: str) -> int:
-    asked = [sys.executable, "-c", COUNT_HEAPS, arenas]
+
+def num_heaps(begin: str) -> int:
+    asked = [sys.executable, "-c", COUNT_HEAPS.format(begin=begin)]
     found = subprocess.run(asked, check=True, capture_output=True, text=True, timeout=60)
     return found.stdout.count("<heap ")
 
 
 def test_threads_of_a_bounded_process_share_one_heap() -> None:
-    assert num_heaps("bounded") == 1
+    assert num_heaps(BOUND) == 1
 
 
 def test_threads_of_any_other_process_have_heaps_of_their_own() -> None:
-    assert num_heaps("free") > 1
+    assert num_heaps("pass") > 1
+
+
+@pytest.mark.parametrize("program", ["diptych.cli", "diptych.inference"])
+def test_programs_bound_the_process_that_is_theirs(program: str) -> None:
+    assert num_heaps(PROGRAM.format(program)) == 1
 
 
 def test_a_library_without_such_a_limit_is_left_alone() -> None:
