@@ -17,7 +17,7 @@ __all__ = ["MAX_GROWTH", "NUM_SETTLING", "Memory", "measure_memory", "resident_b
 
 MAX_GROWTH = 0.02
 NUM_SETTLING: Final = 32
-"""Requests at least before the first look: allocators fill their pools."""
+"""Requests at least before the first look: allocators fill their pools, caches their places."""
 _SETTLING_SHARE: Final = 0.2
 """The same, as a share of the requests after it."""
 _AT_ONCE: Final = 16
@@ -78,9 +78,9 @@ def measure_memory(
 
     with ThreadPoolExecutor(_AT_ONCE, "caller") as pool:
         list(pool.map(paint, range(num_settling)))
-        before = resident_bytes()
+        before = _resident_at_rest(server)
         list(pool.map(paint, range(num_requests)))
-        after = resident_bytes()
+        after = _resident_at_rest(server)
         list(pool.map(give_up, range(num_cancelled)))
     paint(0)
     _await_idle(server)
@@ -108,6 +108,11 @@ def resident_bytes() -> int:
     return int(line.split()[1]) * 1024
 
 
+def _resident_at_rest(server: Serving) -> int:
+    _await_idle(server)
+    return resident_bytes()
+
+
 def _patiently(ask: Callable[[], object]) -> None:
     """Ask again, as late as the server says, for as long as its queue is full."""
     while True:
@@ -120,7 +125,7 @@ def _patiently(ask: Callable[[], object]) -> None:
 
 
 def _await_idle(server: Serving) -> None:
-    """Return when every cancellation was heard: the last may still be on their way."""
+    """Return when every slot is free: the last cancellations may still be on their way."""
     give_up_at = time.monotonic() + _PATIENCE_S
     while server.stats().slots_free < server.num_slots and time.monotonic() < give_up_at:
         time.sleep(_LOOK_S)
