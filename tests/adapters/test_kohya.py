@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pytest
 import torch
 from diffusers.utils.state_dict_utils import convert_state_dict_to_kohya
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import conv2d
@@ -64,14 +64,15 @@ def decomposed(weight: Tensor, low_rank: LowRank) -> Tensor:
     side = 1 if low_rank.magnitude.per_input else 0
     others = [axis for axis in range(merged.ndim) if axis != side]
     shape = [-1 if axis == side else 1 for axis in range(merged.ndim)]
-    return merged * (
-        low_rank.magnitude.norms.double() / torch.linalg.vector_norm(merged, dim=others)
-    ).reshape(shape)
+    norms = torch.linalg.vector_norm(merged, dim=others)
+    scaled: Tensor = merged * (low_rank.magnitude.norms.double() / norms).reshape(shape)
+    return scaled
 
 
 # What we write.
 
 
+@settings(max_examples=40)
 @given(
     adapters(components=KOHYA_COMPONENTS, per_input=False), st.sampled_from(["diffusers", "sgm"])
 )
@@ -80,6 +81,7 @@ def test_what_is_written_reads_back_to_the_bit(adapter: Adapter, style: Style) -
     assert digest_of(read(tensors, metadata)) == digest_of(adapter)
 
 
+@settings(max_examples=20)
 @given(st.sampled_from(["diffusers", "sgm"]), st.booleans(), st.booleans())
 def test_either_magnitude_comes_back(style: Style, per_input: bool, is_linear: bool) -> None:
     tensors = pair(LINEAR) if is_linear else convolution()
@@ -95,6 +97,11 @@ def test_alphas_that_float32_cannot_hold_stay_exact() -> None:
     low_rank = LowRank(down=noise(3, 5), up=noise(6, 3), alpha=8 * 3**0.5)
     tensors, metadata = write_kohya(Adapter(targets={LINEAR_TARGET: low_rank}), style="sgm")
     assert only(read(tensors, metadata)).alpha == low_rank.alpha
+
+
+def test_leaves_alphas_out_that_are_ranks_and_unlike() -> None:
+    tensors, _ = write_kohya(read({**pair(LINEAR, rank=2), **convolution(rank=3)}), style="sgm")
+    assert not [key for key in tensors if key.endswith(".alpha")]
 
 
 def test_what_is_written_says_its_rank_to_others() -> None:

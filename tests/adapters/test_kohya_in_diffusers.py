@@ -1,6 +1,7 @@
 """Stock diffusers, given a file that we write, computes what the updates added to weights do."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,21 @@ def pipeline(nano_pair: Path) -> Any:
     return StableDiffusionXLPipeline.from_pretrained(nano_pair / "base", dtype=torch.float32)
 
 
-@pytest.fixture(scope="module", params=["diffusers", "sgm"])
+@pytest.fixture(
+    scope="module",
+    params=[("diffusers", False), ("sgm", False), ("sgm", True)],
+    ids=["diffusers", "sgm", "alphas-are-ranks"],
+)
 def adapted(request: pytest.FixtureRequest, pipeline: Any) -> tuple[Adapter, Any]:
     """Return an adapter of nearly every layer, and the pipeline with it, loaded by diffusers."""
-    adapter = whole_adapter(pipeline, request.param)
+    style, alphas_are_ranks = request.param
+    adapter = whole_adapter(pipeline, style, alphas_are_ranks=alphas_are_ranks)
     theirs = copy.deepcopy(pipeline)
-    theirs.load_lora_weights(dict(write_kohya(adapter, style=request.param)[0]))
+    theirs.load_lora_weights(dict(write_kohya(adapter, style=style)[0]))
     return adapter, theirs
 
 
-def whole_adapter(pipeline: Any, style: Style) -> Adapter:
+def whole_adapter(pipeline: Any, style: Style, *, alphas_are_ranks: bool) -> Adapter:
     """Return an update of all that diffusers can read in a kohya file of ``style``.
 
     In its own spelling it knows no ``add_embedding``. Of alphas that are not all the same it
@@ -45,7 +51,9 @@ def whole_adapter(pipeline: Any, style: Style) -> Adapter:
             if isinstance(module, nn.Linear | nn.Conv2d) and not is_unread:
                 full = f"text_model.{name}" if name.startswith("encoder.") else name
                 target = Target(component=part, module=full)
-                targets[target] = update_of(module.weight, name, len(targets))
+                update = update_of(module.weight, name, len(targets))
+                alpha = float(update.rank) if alphas_are_ranks else update.alpha
+                targets[target] = replace(update, alpha=alpha)
     return Adapter(targets=targets, made_for=MadeFor(family="nano"))
 
 

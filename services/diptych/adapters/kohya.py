@@ -146,6 +146,7 @@ def write_kohya(
     """
     modules = [target.module for target in adapter.targets if target.component is Component.UNET]
     layout = layout or layout_of(adapter.made_for.family, is_refiner=reads_like_refiner(modules))
+    has_alphas = not _go_without_alphas(adapter.targets.values())
     tensors: dict[str, Tensor] = {}
     for target, low_rank in sorted(adapter.targets.items(), key=lambda item: item[0]):
         name = name_of(target, style=style, layout=layout)
@@ -153,6 +154,8 @@ def write_kohya(
             content = f"target {target.component}.{target.module}"
             raise ConversionUnsupported(target_format=_FORMAT, content=content)
         tensors |= {f"{name}.{part}": value for part, value in _written(low_rank).items()}
+        if has_alphas:
+            tensors[f"{name}.alpha"] = _exactly(low_rank.alpha)
     for text, token in sorted(adapter.tokens.items()):
         if "." in text:
             content = f"token {text!r}, which has a dot"
@@ -301,12 +304,21 @@ def _magnitude(parts: _Parts, low_rank: LowRank, refuse: Refuse) -> Magnitude:
     raise refuse(f"has dora_scale {shape}, expected [{num_out}, 1] or [1, {num_in}]")
 
 
+def _go_without_alphas(updates: Iterable[LowRank]) -> bool:
+    """Return whether alphas are best left out: they are unlike, and each is the rank anyway.
+
+    Every reader takes a missing alpha for the rank, while stock diffusers gives attention layers
+    and text encoders the commonest alpha of all whatever their own is.
+    """
+    alphas = [(low_rank.alpha, low_rank.rank) for low_rank in updates]
+    return len(set(alphas)) > 1 and all(alpha == rank for alpha, rank in alphas)
+
+
 def _written(low_rank: LowRank) -> dict[str, Tensor]:
-    """Return the tensors of one module by the end of their key."""
+    """Return the tensors of one module but its alpha, by the end of their key."""
     num_ones = low_rank.down.ndim - 2
     up = low_rank.up.reshape(*low_rank.up.shape, *(1,) * num_ones)
     written = {
-        "alpha": _exactly(low_rank.alpha),
         "lora_down.weight": low_rank.down.contiguous(),
         "lora_up.weight": up.contiguous(),
     }
