@@ -1,6 +1,8 @@
 """Prompts become the embeddings that diffusers' pipelines would make of them."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +10,9 @@ import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
 
-from diptych.errors import CheckpointInvalid, PromptTooLong
+from diptych.errors import PromptTooLong
 from diptych.models.experts import Expert
-from diptych.models.parts import TokenizerFiles
-from diptych.models.text_encoders import (
-    PromptRow,
-    TextEncoders,
-    load_vocabulary,
-)
+from diptych.models.text_encoders import PromptRow, TextEncoder, TextEncoders, TextVariant
 
 PROMPTS = (
     "a red circle in the top left",
@@ -23,6 +20,17 @@ PROMPTS = (
     "A Blue SQUARE, on a striped background; 你好 éé",
     "green triangle " * 20,
 )
+LEARNED = {
+    name: {
+        "<moon>": 0.3 * torch.randn(1, 64, generator=rng),
+        "<sky>": torch.randn(3, 64, generator=rng),
+    }
+    for name, rng in (
+        ("text_encoder", torch.Generator().manual_seed(0)),
+        ("text_encoder_2", torch.Generator().manual_seed(1)),
+    )
+}
+VARIANT = TextVariant(tokens=LEARNED)
 LONG = "a red circle and a blue square in the middle " * 12
 
 
@@ -128,20 +136,84 @@ def test_weights_are_frozen(base: Expert) -> None:
     assert not any(module.training for module in modules)
 
 
-def test_refuses_a_tokenizer_without_its_files(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointInvalid, match=r"misses vocab\.json, merges\.txt"):
-        load_vocabulary(TokenizerFiles(folder=tmp_path), "here", window=77)
+def table_of(encoder: TextEncoder) -> torch.Tensor:
+    weight = encoder.module.get_input_embeddings().weight
+    assert isinstance(weight, torch.Tensor)
+    return weight.clone()
 
 
-def test_refuses_a_tokenizer_that_is_none(tmp_path: Path) -> None:
-    (tmp_path / "vocab.json").write_text("[")
-    (tmp_path / "merges.txt").write_text("")
-    with pytest.raises(CheckpointInvalid):
-        load_vocabulary(TokenizerFiles(folder=tmp_path), "here", window=77)
+@pytest.fixture
+def taught(nano_pair: Path) -> StableDiffusionXLPipeline:
+    """Return diffusers' pipeline after it was taught ``<moon>``, of one vector and of three."""
+    pipe = StableDiffusionXLPipeline.from_pretrained(nano_pair / "base", dtype=torch.float32)
+    for name in ("", "_2"):
+        encoder, tokenizer = getattr(pipe, f"text_encoder{name}"), getattr(pipe, f"tokenizer{name}")
+        for token, vectors in LEARNED[f"text_encoder{name}"].items():
+            pipe.load_textual_inversion(
+                vectors, token=token, text_encoder=encoder, tokenizer=tokenizer
+            )
+    return pipe
 
 
-def test_pads_with_the_word_a_single_file_needs(nano_pair: Path) -> None:
-    files = TokenizerFiles(folder=nano_pair / "base" / "tokenizer", pad_token="!")
-    vocabulary = load_vocabulary(files, "nano", window=77)
-    (window,) = vocabulary.windows([], 1)
-    assert window[2] == vocabulary.tokenizer.token_to_id("!")
+@pytest.mark.parametrize(
+    "prompt", ["a <moon> on the left", "<sky><moon>, red", "<MOON>", "no token", "<moon" + "> " * 9]
+)
+def test_embeds_a_learned_token_as_diffusers_does(
+    base: Expert, taught: StableDiffusionXLPipeline, prompt: str
+) -> None:
+    hidden, _, pooled, _ = taught.encode_prompt(prompt, do_classifier_free_guidance=False)
+    (embeds,) = base.text.encode([PromptRow(text=prompt, variant=VARIANT)])
+    torch.testing.assert_close(embeds.hidden, hidden, atol=1e-5, rtol=0)
+    torch.testing.assert_close(embeds.pooled, pooled, atol=1e-5, rtol=0)
+
+
+def test_two_variants_of_one_token_do_not_meet(base: Expert) -> None:
+    other = TextVariant(
+        tokens={name: {"<moon>": -found["<moon>"]} for name, found in LEARNED.items()}
+    )
+    rows = [PromptRow(text="a <moon>", variant=variant) for variant in (VARIANT, other, None)]
+    together = base.text.encode(rows)
+    for row, found in zip(rows, together, strict=True):
+        (alone,) = base.text.encode([row])
+        torch.testing.assert_close(found.hidden, alone.hidden, atol=1e-5, rtol=0)
+    assert (together[0].hidden - together[1].hidden).abs().max() > 1e-3
+    assert (together[0].hidden - together[2].hidden).abs().max() > 1e-3
+
+
+def test_learned_tokens_leave_tokenizer_and_table_as_they_were(base: Expert) -> None:
+    before = [
+        (
+            encoder.module.get_input_embeddings().weight.clone(),
+            encoder.vocabulary.tokenizer.to_str(),
+        )
+        for encoder in base.text.encoders
+    ]
+    base.text.encode([PromptRow(text="a <moon>", variant=VARIANT)])
+    for encoder, (table, tokenizer) in zip(base.text.encoders, before, strict=True):
+        assert torch.equal(encoder.module.get_input_embeddings().weight, table)
+        assert encoder.vocabulary.tokenizer.to_str() == tokenizer
+
+
+def test_a_token_takes_as_many_places_as_it_has_vectors(base: Expert) -> None:
+    words = " ".join(["red"] * 72)
+    fits, too_long = (
+        PromptRow(text=f"{words} {end}", variant=VARIANT) for end in ("<sky>", "<sky><moon>")
+    )
+    assert base.text.num_windows(fits) == 1
+    with pytest.raises(PromptTooLong, match="<moon>"):
+        base.text.num_windows(too_long)
+
+
+def test_rows_are_told_apart_by_the_weights_they_ask_for(base: Expert) -> None:
+    asked: list[list[object]] = []
+
+    def using(
+        _: TextEncoder, variants: Sequence[TextVariant | None]
+    ) -> AbstractContextManager[None]:
+        asked.append([None if variant is None else variant.weights for variant in variants])
+        return nullcontext()
+
+    variants = [TextVariant(weights="one"), TextVariant(weights="two"), None, None]
+    rows = [PromptRow(text="a cat", variant=variant) for variant in variants]
+    base.text.encode(rows, using)
+    assert asked == [["one", "two", None]] * 2

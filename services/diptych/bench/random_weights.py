@@ -18,8 +18,9 @@ from diptych.models.autoencoder import Autoencoder
 from diptych.models.experts import Expert, Experts
 from diptych.models.family import FAMILIES
 from diptych.models.parts import TokenizerFiles
-from diptych.models.text_encoders import TextEncoder, TextEncoders, Vocabulary, load_vocabulary
+from diptych.models.text_encoders import TextEncoder, TextEncoders
 from diptych.models.unet import Unet
+from diptych.models.vocabulary import Vocabulary, load_vocabulary
 from diptych.nano.pair import expert_path
 
 __all__ = ["UNET_CONFIGS", "fill_randomly", "random_sdxl"]

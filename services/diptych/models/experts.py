@@ -14,13 +14,9 @@ from diptych.models.autoencoder import Autoencoder, load_autoencoder
 from diptych.models.checkpoint import SourceConfig, open_checkpoint
 from diptych.models.family import Family, detect_family
 from diptych.models.parts import Checkpoint, fingerprint_part
-from diptych.models.text_encoders import (
-    TextEncoder,
-    TextEncoders,
-    load_text_encoder,
-    load_vocabulary,
-)
+from diptych.models.text_encoders import TextEncoder, TextEncoders, load_text_encoder
 from diptych.models.unet import Unet, load_unet
+from diptych.models.vocabulary import load_vocabulary
 from diptych.storage.s3 import S3Config
 
 __all__ = ["Expert", "Experts", "LoadOptions", "load_experts"]

@@ -1,28 +1,30 @@
 """Prompts to embeddings, as diffusers' SDXL pipelines make them, for many requests at once."""
 
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from itertools import accumulate
 
 import torch
-from tokenizers import Tokenizer
-from torch import Tensor
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from diptych.digest import Digest
 from diptych.errors import CheckpointInvalid, PromptTooLong
 from diptych.models.assembly import assemble, require_class
-from diptych.models.parts import Part, TokenizerFiles
+from diptych.models.parts import Part
+from diptych.models.vocabulary import Vocabulary
 
 __all__ = [
     "PromptEmbeds",
     "PromptRow",
     "TextEncoder",
     "TextEncoders",
-    "Vocabulary",
+    "TextVariant",
+    "Using",
+    "Window",
     "load_text_encoder",
-    "load_vocabulary",
 ]
 
 _MAX_WINDOWS_PER_CALL = 64
@@ -43,6 +45,41 @@ _CONFIG_KEYS = (
 """The only settings passed on: others could name code or kernels to fetch."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TextVariant:
+    """What adapters make of one request's texts: tokens of their own, and changed weights.
+
+    Tokens are looked up here and nowhere else, so two variants may give one text two meanings;
+    tokenizer and embedding table stay as they are.
+    """
+
+    tokens: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    """Learned vectors [n, D] by encoder's name and the text that stands for them."""
+    weights: object = None
+    """What ``Using`` makes of it; the encoder itself does not look."""
+
+    def ids(self, encoder: str) -> dict[str, range]:
+        """Return ids for the tokens of an encoder: below zero, as its vocabulary has none such."""
+        vectors = self.tokens.get(encoder, {})
+        ends = list(accumulate(len(found) for found in vectors.values()))
+        return {
+            token: range(-1 - end + len(vectors[token]), -1 - end, -1)
+            for token, end in zip(vectors, ends, strict=True)
+        }
+
+    def vector(self, encoder: str, token_id: int) -> Tensor:
+        """Return the vector [D] of an id below zero."""
+        return torch.cat(list(self.tokens[encoder].values()))[-1 - token_id]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """What an encoder sees at once: token ids, those below zero of the variant."""
+
+    ids: tuple[int, ...]
+    variant: TextVariant | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptRow:
     """One text to encode for one row of a batch."""
@@ -55,6 +92,7 @@ class PromptRow:
     """``error``, ``truncate`` or ``chunk``, for text beyond one window."""
     min_windows: int = 1
     """Windows to fill up to with empty text, so that two rows get the same length."""
+    variant: TextVariant | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,38 +103,6 @@ class PromptEmbeds:
     """[1, 77 * num_windows, D]: penultimate hidden states, both encoders' joined."""
     pooled: Tensor
     """[1, P]: the last encoder's pooled embedding of the first window."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Vocabulary:
-    """A CLIP tokenizer that is only read, so threads may share it."""
-
-    tokenizer: Tokenizer
-    bos_id: int
-    eos_id: int
-    pad_id: int
-    window: int
-    """Tokens an encoder sees at once, start and end included."""
-    fingerprint: str
-
-    @property
-    def num_content(self) -> int:
-        """Tokens of text in one window."""
-        return self.window - 2
-
-    def tokenize(self, text: str) -> tuple[list[int], list[int]]:
-        """Return the token ids of ``text`` without start and end, and where each begins in it."""
-        encoding = self.tokenizer.encode(text, add_special_tokens=False)
-        return encoding.ids, [begin for begin, _ in encoding.offsets]
-
-    def windows(self, ids: Sequence[int], num_windows: int) -> list[tuple[int, ...]]:
-        """Return ``num_windows`` windows of ids: start, text, end, padding; excess text is cut."""
-        size = self.num_content
-        pieces = [tuple(ids[i * size : (i + 1) * size]) for i in range(num_windows)]
-        return [
-            (self.bos_id, *piece, self.eos_id, *[self.pad_id] * (size - len(piece)))
-            for piece in pieces
-        ]
 
 
 class TextEncoder:
@@ -119,19 +125,57 @@ class TextEncoder:
         self.pools = isinstance(module, CLIPTextModelWithProjection)
         self._lock = threading.Lock()  # transformers records hidden states with hooks
 
+    @property
+    def name(self) -> str:
+        """Return ``text_encoder`` or, for the one that pools, ``text_encoder_2``."""
+        return "text_encoder_2" if self.pools else "text_encoder"
+
     @torch.inference_mode()
-    def encode(self, windows: Sequence[tuple[int, ...]]) -> tuple[Tensor, Tensor | None]:
+    def encode(
+        self, windows: Sequence[Window], using: "Using | None" = None
+    ) -> tuple[Tensor, Tensor | None]:
         """Return hidden states [N, 77, D] and, if this encoder pools, the pooled ones [N, P]."""
         hidden: list[Tensor] = []
         pooled: list[Tensor] = []
         for start in range(0, len(windows), _MAX_WINDOWS_PER_CALL):
-            ids = torch.tensor(windows[start : start + _MAX_WINDOWS_PER_CALL], device=self.device)
-            with self._lock:
-                output = self.module(ids, output_hidden_states=True)
+            piece = windows[start : start + _MAX_WINDOWS_PER_CALL]
+            ids = torch.tensor([window.ids for window in piece], device=self.device)
+            weights = nullcontext() if using is None else using(self, [w.variant for w in piece])
+            with self._lock, weights, self._learned(piece):
+                output = self.module(ids.clamp(min=0), output_hidden_states=True)
             hidden.append(output.hidden_states[-2])
             if self.pools:
                 pooled.append(output.text_embeds)
         return torch.cat(hidden), torch.cat(pooled) if self.pools else None
+
+    @contextmanager
+    def _learned(self, windows: Sequence[Window]) -> Iterator[None]:
+        """Let the embeddings at ids below zero be the variants' vectors."""
+        places = [
+            (row, column, window.variant.vector(self.name, token_id))
+            for row, window in enumerate(windows)
+            for column, token_id in enumerate(window.ids)
+            if token_id < 0 and window.variant is not None
+        ]
+        if not places:
+            yield
+            return
+        rows, columns, vectors = zip(*places, strict=True)
+        values = torch.stack(vectors).to(self.device, self.dtype)
+        where = tuple(torch.tensor(index, device=self.device) for index in (rows, columns))
+
+        def replace(_: nn.Module, __: object, embeddings: Tensor) -> Tensor:
+            return embeddings.index_put(where, values)
+
+        hook = self.module.get_input_embeddings().register_forward_hook(replace)
+        try:
+            yield
+        finally:
+            hook.remove()
+
+
+Using = Callable[[TextEncoder, Sequence[TextVariant | None]], AbstractContextManager[None]]
+"""Lets the rows of one call of an encoder see their variants' weights."""
 
 
 class TextEncoders:
@@ -164,8 +208,12 @@ class TextEncoders:
         """
         return self._plan(row)[0]
 
-    def encode(self, rows: Sequence[PromptRow]) -> list[PromptEmbeds]:
+    def encode(self, rows: Sequence[PromptRow], using: Using | None = None) -> list[PromptEmbeds]:
         """Return one embedding per row; equal windows of text are computed once.
+
+        Args:
+            rows: The texts.
+            using: Applies the weights of the rows' variants; None leaves them out.
 
         Raises:
             PromptTooLong: as ``num_windows``, for the first such row; nothing is computed then.
@@ -175,15 +223,18 @@ class TextEncoders:
         pooled: list[Tensor] = []
         for position, encoder in enumerate(self.encoders):
             windows = [
-                encoder.vocabulary.windows(ids[position], count) if ids is not None else []
-                for count, ids in plans
+                _windows(encoder.vocabulary, ids[position], count, row.variant)
+                if ids is not None
+                else []
+                for row, (count, ids) in zip(rows, plans, strict=True)
             ]
             distinct = list(dict.fromkeys(window for row in windows for window in row))
             places = {window: place for place, window in enumerate(distinct)}
             # With nothing but zeros wanted, one empty window still tells their shape.
-            states, pools = encoder.encode(distinct or encoder.vocabulary.windows([], 1))
-            for row, (count, _), row_windows in zip(hidden, plans, windows, strict=True):
-                row.append(_join(states, [places[window] for window in row_windows], count))
+            empty = _windows(encoder.vocabulary, [], 1, None)
+            states, pools = encoder.encode(distinct or empty, using)
+            for own, (count, _), row_windows in zip(hidden, plans, windows, strict=True):
+                own.append(_join(states, [places[window] for window in row_windows], count))
             if pools is not None and encoder is self.encoders[-1]:
                 pooled = [
                     pools[places[row[0]]][None] if row else torch.zeros_like(pools[:1])
@@ -198,7 +249,12 @@ class TextEncoders:
         """Return a row's number of windows and its token ids per encoder; None for zeros."""
         if row.text is None and self.zeros_for_none:
             return row.min_windows, None
-        tokens = [encoder.vocabulary.tokenize(row.text or "") for encoder in self.encoders]
+        tokens = [
+            encoder.vocabulary.tokenize(
+                row.text or "", row.variant.ids(encoder.name) if row.variant is not None else None
+            )
+            for encoder in self.encoders
+        ]
         limit = min(encoder.vocabulary.num_content for encoder in self.encoders)
         ids, begins = max(tokens, key=lambda item: len(item[0]))
         num_windows = 1
@@ -208,36 +264,6 @@ class TextEncoders:
         if row.long_prompt == "chunk":
             num_windows = max(1, -(-len(ids) // limit))
         return max(num_windows, row.min_windows), [ids for ids, _ in tokens]
-
-
-def load_vocabulary(files: TokenizerFiles, source: str, *, window: int) -> Vocabulary:
-    """Return the CLIP vocabulary in a folder.
-
-    Raises:
-        CheckpointInvalid: the folder holds no CLIP tokenizer.
-    """
-    words: dict[str, Any] = {} if files.pad_token is None else {"pad_token": files.pad_token}
-    missing = [n for n in ("vocab.json", "merges.txt") if not (files.folder / n).is_file()]
-    if missing:
-        raise CheckpointInvalid(source, f"tokenizer misses {', '.join(missing)}")
-    try:
-        loaded = CLIPTokenizer.from_pretrained(files.folder, local_files_only=True, **words)
-    except Exception as error:  # tokenizers raises nothing narrower
-        problem = f"{files.folder.name} is no CLIP tokenizer: {error}"
-        raise CheckpointInvalid(source, problem) from error
-    tokenizer: Tokenizer = loaded.backend_tokenizer
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    ids = (loaded.bos_token_id, loaded.eos_token_id, loaded.pad_token_id)
-    window = min(window, loaded.model_max_length)
-    return Vocabulary(
-        tokenizer=tokenizer,
-        bos_id=ids[0],
-        eos_id=ids[1],
-        pad_id=ids[2],
-        window=window,
-        fingerprint=str(Digest.of_value([tokenizer.to_str(), ids, window])),
-    )
 
 
 def load_text_encoder(
@@ -268,6 +294,12 @@ def load_text_encoder(
         problem = f"{part.name} embeds {module.config.vocab_size} tokens of {num_words}"
         raise CheckpointInvalid(part.source, problem)
     return TextEncoder(module, vocabulary, fingerprint=fingerprint)
+
+
+def _windows(
+    vocabulary: Vocabulary, ids: Sequence[int], num_windows: int, variant: TextVariant | None
+) -> list[Window]:
+    return [Window(ids=window, variant=variant) for window in vocabulary.windows(ids, num_windows)]
 
 
 def _join(states: Tensor, places: Sequence[int], num_windows: int) -> Tensor:
