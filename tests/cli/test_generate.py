@@ -86,6 +86,48 @@ def test_every_bad_flag_is_named_in_one_line(invoke: Invoke, server: str, tmp_pa
     assert result.stderr.count("\n") == 1
 
 
+def test_what_the_command_refuses_hides_nothing_that_the_server_refuses(
+    invoke: Invoke, server: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    bad = {
+        "--format": "tiff",
+        "--size": "big",
+        "--steps": 10**12,
+        "--solver-history": "forget",
+        "--long-prompt": "shout",
+        "--out": tmp_path / "file" / "a.png",
+        "--base": "nano",
+        "--solver": "eular",
+        "--guidance": "nan",
+        "--quality": 0,
+    }
+    flags = [part for pair in bad.items() for part in pair]
+    result = invoke("generate", "", "--server", server, *flags)
+    named = [flag for flag in [*bad, "PROMPT", "--server"] if f"{flag} (" in result.stderr]
+    missing = {*bad, "PROMPT", "--server"} - {*named} - {"--base", "--server"}
+    assert (result.exit_code, missing) == (2, set()), result.stderr
+    assert "--server: it has its own --base" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("flag", ["--steps", "--seed", "--num-images", "--preview-every"])
+def test_number_that_no_message_holds_is_named_by_its_flag_once(
+    invoke: Invoke, server: str, flag: str
+) -> None:
+    result = invoke("generate", PROMPT, "--server", server, flag, 10**20)
+    assert (result.exit_code, result.stderr.count(f"{flag} (")) == (2, 1), result.stderr
+    assert "output" not in result.stderr
+
+
+def test_what_the_command_refuses_is_told_where_no_server_answers(
+    invoke: Invoke, free_port: int
+) -> None:
+    address = f"127.0.0.1:{free_port}"
+    result = invoke("generate", PROMPT, "--server", address, "--size", "big", "--timeout", 5)
+    assert (result.exit_code, "--size (size): 'big' is not WxH" in result.stderr) == (2, True)
+
+
 def test_a_refused_call_writes_nothing(invoke: Invoke, server: str, tmp_path: Path) -> None:
     invoke("generate", PROMPT, "--server", server, "--steps", 0, "-o", tmp_path / "a.png")
     assert list(tmp_path.iterdir()) == []

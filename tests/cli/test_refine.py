@@ -74,3 +74,23 @@ def test_bad_sources_are_named(
     save_file({"latents": good}, tmp_path / "long.safetensors", {"num_steps": "9" * 5000})
     result = invoke("refine", tmp_path / name, "--server", server, *flags)
     assert (result.exit_code, message in result.stderr) == (2, True), result.stderr
+
+
+def test_source_that_cannot_be_read_hides_nothing_else(
+    invoke: Invoke, server: str, tmp_path: Path
+) -> None:
+    flags = ("--format", "tiff", "--steps", 0, "--guidance", "nan", "--solver", "eular")
+    result = invoke("refine", tmp_path / "gone.safetensors", "--server", server, *flags)
+    named = ("SOURCE", "--format", "--steps", "--guidance", "--solver", "--prompt")
+    missing = [flag for flag in named if f"{flag} (" not in result.stderr]
+    assert (result.exit_code, missing) == (2, []), result.stderr
+
+
+def test_everything_odd_in_a_latents_file_is_named(
+    invoke: Invoke, server: str, tmp_path: Path
+) -> None:
+    odd = {"num_steps": "many", "seed": "-1", "eta": "nan"}
+    save_file({"latents": np.zeros((1, 4, 16, 16), np.float32)}, tmp_path / "a.safetensors", odd)
+    result = invoke("refine", tmp_path / "a.safetensors", "--server", server, "-p", "x")
+    missing = [name for name in odd if f"metadata {name} is" not in result.stderr]
+    assert (result.exit_code, missing) == (2, []), result.stderr

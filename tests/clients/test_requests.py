@@ -1,14 +1,15 @@
 """Calls become messages that say the same, and say nothing where the call says nothing."""
 
 import hashlib
+import re
 from typing import Any
 
 import numpy as np
 import pytest
 
 from diptych.clients.calls import GenerateCall, ImageSource, Latents, RefineCall, Stage
-from diptych.clients.requests import generate_request, refine_request
-from diptych.errors import InvalidRequest
+from diptych.clients.requests import draft_generate, draft_refine, merged
+from diptych.errors import FieldViolation
 from diptych.v1 import inference_pb2 as pb
 from diptych.v1 import types_pb2 as types
 
@@ -56,14 +57,18 @@ SIZE_MESSAGES: dict[str, Any] = {
 
 
 def violated(call: GenerateCall) -> list[str]:
-    """Return the fields for which ``call`` becomes no message."""
-    with pytest.raises(InvalidRequest) as caught:
-        generate_request(call)
-    return [violation.field for violation in caught.value.violations]
+    """Return the fields of ``call`` that no message holds."""
+    return [violation.field for violation in draft_generate(call).violations]
+
+
+def refusals(call: GenerateCall | RefineCall) -> str:
+    """Return what is said of the fields of ``call`` that no message holds."""
+    draft = draft_generate(call) if isinstance(call, GenerateCall) else draft_refine(call)
+    return "; ".join(f"{v.field}: {v.description}" for v in draft.violations)
 
 
 def test_call_that_says_only_a_prompt_sets_only_a_prompt() -> None:
-    message = generate_request(GenerateCall(base=Stage(prompt="a pear")))
+    message = draft_generate(GenerateCall(base=Stage(prompt="a pear"))).message
     assert message == pb.GenerateRequest(base=types.StageSettings(prompt="a pear"))
 
 
@@ -80,7 +85,7 @@ def test_every_setting_of_a_generate_call_arrives() -> None:
         **SHARED,
         **SIZES,
     )
-    assert generate_request(call) == pb.GenerateRequest(
+    assert draft_generate(call).message == pb.GenerateRequest(
         base=types.StageSettings(prompt="base"),
         refiner=STAGE_MESSAGE,
         base_only=True,
@@ -103,7 +108,7 @@ def test_every_setting_of_a_refine_call_arrives() -> None:
         **SHARED,
         **SIZES,
     )
-    assert refine_request(call) == pb.RefineRequest(
+    assert draft_refine(call).message == pb.RefineRequest(
         refiner=STAGE_MESSAGE,
         image=pb.ImageSource(data=b"png", strength=0.4),
         long_prompt=types.LONG_PROMPT_TRUNCATE,
@@ -117,7 +122,7 @@ def test_latents_arrive_little_endian_with_their_digest() -> None:
     values = np.arange(2 * 4 * 3 * 2, dtype=">f4").reshape(2, 4, 3, 2).transpose(0, 1, 3, 2)
     source = Latents(values=values, family="nano", boundary=0.65, num_steps=40, num_draws=3)
     data = np.ascontiguousarray(values).astype("<f4").tobytes()
-    assert refine_request(RefineCall(refiner=STAGE, source=source)).latents == types.Latents(
+    assert draft_refine(RefineCall(refiner=STAGE, source=source)).message.latents == types.Latents(
         header=types.LatentsHeader(
             shape=(2, 4, 2, 3), family="nano", boundary=0.65, num_steps=40, num_draws=3
         ),
@@ -127,12 +132,12 @@ def test_latents_arrive_little_endian_with_their_digest() -> None:
 
 
 def test_missing_negative_prompt_is_not_an_empty_one() -> None:
-    message = generate_request(GenerateCall(base=Stage(prompt="p")))
+    message = draft_generate(GenerateCall(base=Stage(prompt="p"))).message
     assert not message.base.HasField("negative_prompt")
 
 
 def test_zero_is_not_nothing() -> None:
-    message = generate_request(GenerateCall(base=Stage(prompt="p"), seed=0, num_steps=0))
+    message = draft_generate(GenerateCall(base=Stage(prompt="p"), seed=0, num_steps=0)).message
     assert message.HasField("seed")
     assert message.HasField("num_steps")
 
@@ -161,14 +166,13 @@ def test_values_no_message_holds_are_all_named() -> None:
 
 
 def test_names_that_are_none_of_the_choices_are_answered_with_the_choices() -> None:
-    with pytest.raises(InvalidRequest, match="'gif' is none of png, webp, jpeg, latents"):
-        generate_request(GenerateCall(base=Stage(prompt="p"), output="gif"))
+    call = GenerateCall(base=Stage(prompt="p"), output="gif")
+    assert refusals(call) == "output: 'gif' is none of png, webp, jpeg, latents"
 
 
 def test_refine_call_names_what_does_not_fit() -> None:
     source = ImageSource(data=b"", strength="much")  # type: ignore[arg-type]
-    with pytest.raises(InvalidRequest, match=r"image\.strength"):
-        refine_request(RefineCall(refiner=STAGE, source=source))
+    assert refusals(RefineCall(refiner=STAGE, source=source)).startswith("image.strength: ")
 
 
 @pytest.mark.parametrize(
@@ -179,11 +183,28 @@ def test_number_no_message_holds_is_answered_with_the_limit(
 ) -> None:
     given: dict[str, Any] = {field: value}
     call = GenerateCall(base=Stage(prompt="p"), **given)
-    with pytest.raises(InvalidRequest, match=rf"{field}: {value} does not fit: .*{limit}\b"):
-        generate_request(call)
+    assert re.match(rf"{field}: {value} does not fit: .*{limit}\b", refusals(call))
+    assert getattr(draft_generate(call).message, field) == limit
 
 
 def test_source_larger_than_a_message_is_refused_with_the_limit() -> None:
     source = ImageSource(data=bytes(4 * 1024 * 1024 + 1))
-    with pytest.raises(InvalidRequest, match=r"image\.data: 4194305 exceeds the 4194304 bytes"):
-        refine_request(RefineCall(refiner=STAGE, source=source))
+    said = refusals(RefineCall(refiner=STAGE, source=source))
+    assert said.startswith("image.data: 4194305 exceeds the 4194304 bytes")
+
+
+def test_message_that_is_only_to_be_checked_asks_for_what_no_server_knows() -> None:
+    draft = draft_generate(GenerateCall(base=Stage(prompt="p"), output="webp", num_steps=0))
+    assert (draft.checking().output, draft.checking().num_steps) == (-1, 0)
+
+
+def test_what_a_server_finds_stands_beside_what_no_message_holds() -> None:
+    draft = draft_generate(GenerateCall(base=Stage(prompt="p"), seed=2**63))
+    told = [FieldViolation(field=name, description="bad") for name in ("output", "seed", "width")]
+    assert [violation.field for violation in draft.found(told)] == ["seed", "width"]
+
+
+def test_what_lies_below_a_refused_field_is_not_told_again() -> None:
+    own = FieldViolation(field="latents", description="cannot read it")
+    others = [FieldViolation(field=name, description="") for name in ("latents.data", "latent")]
+    assert merged([own], others) == (own, others[1])

@@ -7,9 +7,10 @@ from typing import Any
 
 from rich.markup import escape
 
-from diptych.cli.embedded import connect
+from diptych.cli.embedded import check_models, connect
 from diptych.cli.files import check_destination
 from diptych.cli.painting import Painted, follow, preview_saver, save, settings_of
+from diptych.cli.refusals import Refusals
 from diptych.cli.report import Report
 from diptych.clients.calls import GenerateCall, RefineCall
 
@@ -38,27 +39,44 @@ class Destination:
 
 
 def run(
-    report: Report, call: GenerateCall | RefineCall, *, where: Where, destination: Destination
+    report: Report,
+    call: GenerateCall | RefineCall,
+    *,
+    where: Where,
+    destination: Destination,
+    refusals: Refusals | None = None,
 ) -> None:
     """Make ``call``, write what it paints, and tell.
+
+    Where ``refusals`` or the destination stand against it, the server only checks the call, so
+    that everything wrong is told at once.
 
     Raises:
         DiptychError: What the server raised, or what kept the files from being written.
     """
     out, output_format = destination.out, destination.output_format
-    check_destination(out, output_format=output_format)
-    on_preview = preview_saver(out, output_format, report)
-    with connect(
-        report,
-        where.server,
-        base=where.base,
-        refiner=where.refiner,
-        token_file=where.token_file,
-    ) as client:
+    refusals = refusals or Refusals()
+    with refusals.noting():
+        check_destination(out, output_format=output_format)
+    with refusals.noting():
+        check_models(where.server, base=where.base, refiner=where.refiner)
+    with (
+        refusals.told_with(),
+        connect(
+            report,
+            where.server,
+            base=where.base,
+            refiner=where.refiner,
+            token_file=where.token_file,
+        ) as client,
+    ):
+        if refusals:
+            raise refusals.with_others(client.check(call, timeout_s=where.timeout_s))
         if isinstance(call, GenerateCall):
             events = client.generate(call, timeout_s=where.timeout_s)
         else:
             events = client.refine(call, timeout_s=where.timeout_s)
+        on_preview = preview_saver(out, output_format, report)
         painted = follow(events, report, on_preview=on_preview)
     files = save(painted, out, output_format=output_format, settings=settings_of(call))
     _tell(report, painted, files)

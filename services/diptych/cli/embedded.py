@@ -15,7 +15,7 @@ from diptych.errors import ExtraMissing, FieldViolation, InvalidRequest
 from diptych.inference.settings import Settings, load_settings
 from diptych.rpc.channel import ChannelConfig
 
-__all__ = ["connect", "embedded_settings", "model_sources", "need_extra"]
+__all__ = ["check_models", "connect", "embedded_settings", "model_sources", "need_extra"]
 
 NEEDED: Final = ("torch", "diffusers", "transformers")
 READY_TIMEOUT_S: Final = 900.0
@@ -33,15 +33,12 @@ def connect(
 ) -> Iterator[InferenceClient]:
     """Give a client of ``server``, or of one that is embedded here for as long as this lasts.
 
+    ``base`` and ``refiner`` are the embedded server's.
+
     Raises:
-        InvalidRequest: Models are named for a server that has its own.
         ExtraMissing: There is nothing to embed.
     """
     if server is not None:
-        if base is not None or refiner is not None:
-            raise InvalidRequest(
-                [FieldViolation(field="--server", description="it has its own --base, --refiner")]
-            )
         token = token_file.read_text().strip() if token_file else None
         with InferenceClient(
             ClientConfig(channel=ChannelConfig(address=server), token=token)
@@ -61,6 +58,18 @@ def connect(
             yield client
     finally:
         running.stop()
+
+
+def check_models(server: str | None, *, base: str | None, refiner: str | None) -> None:
+    """Check that models are named only for a server that is embedded.
+
+    Raises:
+        InvalidRequest: Models are named for a server that has its own.
+    """
+    if server is not None and (base is not None or refiner is not None):
+        raise InvalidRequest(
+            [FieldViolation(field="--server", description="it has its own --base, --refiner")]
+        )
 
 
 def embedded_settings(*, base: str | None, refiner: str | None) -> Settings:

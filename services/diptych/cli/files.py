@@ -19,6 +19,7 @@ from safetensors.numpy import save
 from diptych.errors import FieldViolation, InvalidRequest
 
 __all__ = [
+    "DEFAULT_FORMAT",
     "FORMATS",
     "LATENTS_KEY",
     "LatentsFile",
@@ -39,6 +40,7 @@ FORMATS: Mapping[str, tuple[str, ...]] = {
     "latents": (".safetensors",),
 }
 """Output format -> the suffixes that mean it, the usual one first."""
+DEFAULT_FORMAT = "png"
 _LATENT_DTYPES = frozenset({"F32", "F16"})
 """As safetensors names them."""
 
@@ -63,7 +65,7 @@ def format_of(output_format: str | None, out: Path | None) -> str:
         if suffix and by_suffix is None:
             known = ", ".join(name for names in FORMATS.values() for name in names)
             _refuse("output", f"{suffix!r} of {out} is none of {known}; name the format beside it")
-        return by_suffix or "png"
+        return by_suffix or DEFAULT_FORMAT
     if output_format not in FORMATS:
         _refuse("output", f"{output_format!r} is none of {', '.join(FORMATS)}")
     if by_suffix not in (None, output_format):

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from diptych.cli.calling import Destination, Where, run
-from diptych.cli.files import format_of
+from diptych.cli.files import DEFAULT_FORMAT, format_of
 from diptych.cli.options import (
     GENERATE_FLAGS,
     AsJson,
@@ -29,6 +29,7 @@ from diptych.cli.options import (
     TokenFile,
     parse_size,
 )
+from diptych.cli.refusals import Refusals
 from diptych.cli.report import reporting
 from diptych.clients.calls import GenerateCall, Stage
 
@@ -118,8 +119,13 @@ def generate(
 ) -> None:
     """Paint pictures from a prompt, with a base expert and a refiner."""
     with reporting(as_json=as_json, flags=GENERATE_FLAGS) as report:
-        chosen = format_of(output_format, out)
-        width, height = parse_size(size) if size else (None, None)
+        refusals, chosen = Refusals(), DEFAULT_FORMAT
+        width: int | None = None
+        height: int | None = None
+        with refusals.noting():
+            chosen = format_of(output_format, out)
+        with refusals.noting():
+            width, height = parse_size(size) if size is not None else (None, None)
         stage = _stage(prompt, negative, guidance, guidance_rescale)
         call = GenerateCall(
             base=stage,
@@ -143,7 +149,8 @@ def generate(
         where = Where(
             server=server, token_file=token_file, timeout_s=timeout, base=base, refiner=refiner
         )
-        run(report, call, where=where, destination=Destination(out=out, output_format=chosen))
+        destination = Destination(out=out, output_format=chosen)
+        run(report, call, where=where, destination=destination, refusals=refusals)
 
 
 def _stage(

@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, NoReturn
 
+import numpy as np
 import typer
 
 from diptych.cli.calling import Destination, Where, run
-from diptych.cli.files import LatentsFile, format_of, is_latents_file, read_latents
+from diptych.cli.files import DEFAULT_FORMAT, LatentsFile, format_of, is_latents_file, read_latents
 from diptych.cli.options import (
     REFINE_FLAGS,
     AsJson,
@@ -28,6 +30,7 @@ from diptych.cli.options import (
     Timeout,
     TokenFile,
 )
+from diptych.cli.refusals import Refusals
 from diptych.cli.report import reporting
 from diptych.clients.calls import ImageSource, Latents, RefineCall, Stage
 from diptych.errors import FieldViolation, InvalidRequest
@@ -99,30 +102,74 @@ def refine(
 ) -> None:
     """Run the refiner on latents at a boundary, or on a picture with --strength."""
     with reporting(as_json=as_json, flags=REFINE_FLAGS) as report:
-        chosen = format_of(output_format, out)
-        found, made_with = _read(source, strength)
+        refusals, chosen = Refusals(), DEFAULT_FORMAT
+        found, made_with = _stand_in(source), _Facts({}, refusals)
+        with refusals.noting():
+            chosen = format_of(output_format, out)
+        with refusals.noting():
+            found, made_with = _read(source, strength, refusals)
         call = RefineCall(
             refiner=_stage(made_with, prompt, negative, guidance, guidance_rescale),
             source=found,
             boundary=boundary,
             num_images=num_images,
-            seed=_whole(made_with, "seed") if seed is None else seed,
+            seed=made_with.whole("seed") if seed is None else seed,
             num_steps=steps,
-            solver=_first(solver, made_with.get("solver")),
-            spacing=made_with.get("spacing"),
-            sigma_schedule=made_with.get("sigma_schedule"),
-            eta=_number(made_with, "eta"),
+            solver=_first(solver, made_with.words("solver")),
+            spacing=made_with.words("spacing"),
+            sigma_schedule=made_with.words("sigma_schedule"),
+            eta=made_with.number("eta"),
             long_prompt=long_prompt,
             output=chosen,
             quality=quality,
             preview_every=preview_every,
         )
         where = Where(server=server, token_file=token_file, timeout_s=timeout, refiner=refiner)
-        run(report, call, where=where, destination=Destination(out=out, output_format=chosen))
+        destination = Destination(out=out, output_format=chosen)
+        run(report, call, where=where, destination=destination, refusals=refusals)
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """What a latents file says of how its latents were made; what cannot be read is noted."""
+
+    metadata: Mapping[str, str]
+    refusals: Refusals
+
+    def words(self, name: str) -> str | None:
+        """Return a text, None where there is none."""
+        return self.metadata.get(name)
+
+    def number(self, name: str) -> float | None:
+        """Return a finite number, None where there is none."""
+        text = self.metadata.get(name)
+        if text is None:
+            return None
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if math.isfinite(number):
+            return number
+        self._note(name, text, "number")
+        return None
+
+    def whole(self, name: str) -> int | None:
+        """Return a whole number, None where there is none."""
+        text = self.metadata.get(name)
+        if text is None:
+            return None
+        if text.isdecimal() and len(text) <= MAX_DIGITS:
+            return int(text)
+        self._note(name, text, "whole number")
+        return None
+
+    def _note(self, name: str, text: str, kind: str) -> None:
+        self.refusals.add("latents", f"metadata {name} is {text!r:.80}, which is no {kind}")
 
 
 def _stage(
-    made_with: Mapping[str, str],
+    made_with: _Facts,
     prompt: str | None,
     negative: str | None,
     guidance: float | None,
@@ -134,11 +181,12 @@ def _stage(
     """
 
     def words(given: str | None, name: str) -> str | None:
-        return _first(given, made_with.get(f"refiner.{name}"), made_with.get(f"base.{name}"))
+        found = (made_with.words(f"{stage}.{name}") for stage in ("refiner", "base"))
+        return _first(given, *found)
 
     def number(given: float | None, name: str) -> float | None:
-        found = (given, _number(made_with, f"refiner.{name}"), _number(made_with, f"base.{name}"))
-        return next((value for value in found if value is not None), None)
+        found = (made_with.number(f"{stage}.{name}") for stage in ("refiner", "base"))
+        return next((value for value in (given, *found) if value is not None), None)
 
     return Stage(
         prompt=words(prompt, "prompt") or "",
@@ -148,58 +196,46 @@ def _stage(
     )
 
 
-def _read(source: Path, strength: float | None) -> tuple[Latents | ImageSource, Mapping[str, str]]:
-    """Return what is to be refined, and the settings it was made with."""
+def _read(
+    source: Path, strength: float | None, refusals: Refusals
+) -> tuple[Latents | ImageSource, _Facts]:
+    """Return what is to be refined, and the settings it was made with.
+
+    Raises:
+        InvalidRequest: The file cannot be read.
+    """
     if not is_latents_file(source):
         try:
-            return ImageSource(data=source.read_bytes(), strength=strength), {}
+            data = source.read_bytes()
         except OSError as problem:
             _refuse("image.data", f"cannot read {source}: {problem.strerror or problem}")
+        return ImageSource(data=data, strength=strength), _Facts({}, refusals)
     if strength is not None:
-        _refuse("image.strength", f"{strength} is for pictures and {source} holds latents")
+        refusals.add("image.strength", f"{strength} is for pictures and {source} holds latents")
     file = read_latents(source)
-    return _latents(file), file.metadata
+    facts = _Facts(file.metadata, refusals)
+    return _latents(file, facts), facts
 
 
-def _latents(file: LatentsFile) -> Latents:
+def _latents(file: LatentsFile, facts: _Facts) -> Latents:
     return Latents(
         values=file.latents,
-        family=file.metadata.get("family", ""),
-        boundary=_number(file.metadata, "boundary"),
-        num_steps=_whole(file.metadata, "num_steps"),
-        num_draws=_whole(file.metadata, "num_draws") or 0,
+        family=facts.words("family") or "",
+        boundary=facts.number("boundary"),
+        num_steps=facts.whole("num_steps"),
+        num_draws=facts.whole("num_draws") or 0,
     )
+
+
+def _stand_in(source: Path) -> Latents | ImageSource:
+    """Return what the rest of a call is checked with while its source cannot be read."""
+    if is_latents_file(source):
+        return Latents(values=np.zeros((1, 4, 16, 16), np.float32), boundary=0.5)
+    return ImageSource(data=b"")
 
 
 def _first(*values: str | None) -> str | None:
     return next((value for value in values if value is not None), None)
-
-
-def _number(metadata: Mapping[str, str], name: str) -> float | None:
-    """Return a number of the file's metadata, None where there is none.
-
-    Raises:
-        InvalidRequest: It is there and is no finite number.
-    """
-    text = metadata.get(name)
-    if text is None:
-        return None
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        _refuse("latents", f"metadata {name} is {text!r:.80}, which is no number")
-    return number
-
-
-def _whole(metadata: Mapping[str, str], name: str) -> int | None:
-    text = metadata.get(name)
-    if text is None:
-        return None
-    if not text.isdecimal() or len(text) > MAX_DIGITS:
-        _refuse("latents", f"metadata {name} is {text!r:.80}, which is no whole number")
-    return int(text)
 
 
 def _refuse(field: str, description: str) -> NoReturn:

@@ -19,8 +19,14 @@ from diptych.clients.assembly import Assembler
 from diptych.clients.calls import GenerateCall, RefineCall
 from diptych.clients.capabilities import Capabilities, read_capabilities
 from diptych.clients.events import Event, Picture
-from diptych.clients.requests import generate_request, refine_request
-from diptych.errors import DeadlineExceeded, DiptychError, ServerUnreachable
+from diptych.clients.requests import Draft, draft_generate, draft_refine
+from diptych.errors import (
+    DeadlineExceeded,
+    DiptychError,
+    FieldViolation,
+    InvalidRequest,
+    ServerUnreachable,
+)
 from diptych.rpc.channel import ChannelConfig, open_async_channel, open_channel
 from diptych.rpc.interceptors import REQUEST_ID_KEY
 from diptych.rpc.status import from_rpc_error
@@ -36,6 +42,8 @@ MAX_TIMEOUT_S: Final = 1e8
 
 Call = TypeVar("Call", GenerateCall, RefineCall)
 Request = pb.GenerateRequest | pb.RefineRequest
+AnyDraft = Draft[pb.GenerateRequest] | Draft[pb.RefineRequest]
+Method = Callable[..., Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,15 +70,14 @@ class InferenceClient:
         """Yield what happens to ``call`` until its last image.
 
         Raises:
-            DiptychError: what the server raised, or ``Unavailable`` if none answers.
+            DiptychError: what the server raised, or ``Unavailable`` if none answers; a call that
+                no message can hold is refused with all that the server finds wrong beside it.
         """
-        call = _named(call)
-        yield from self._stream(self._stub.Generate, generate_request(call), timeout_s)
+        yield from self._paint(self._stub.Generate, draft_generate(_named(call)), timeout_s)
 
     def refine(self, call: RefineCall, *, timeout_s: float | None = None) -> Iterator[Event]:
         """Yield what happens to ``call`` until its last image; raises as ``generate`` does."""
-        call = _named(call)
-        yield from self._stream(self._stub.Refine, refine_request(call), timeout_s)
+        yield from self._paint(self._stub.Refine, draft_refine(_named(call)), timeout_s)
 
     def generate_images(
         self, call: GenerateCall, *, timeout_s: float | None = None
@@ -81,6 +88,17 @@ class InferenceClient:
     def refine_images(self, call: RefineCall, *, timeout_s: float | None = None) -> list[Picture]:
         """Return the finished images of ``call``, in order; raises as ``generate`` does."""
         return _pictures(list(self.refine(call, timeout_s=timeout_s)))
+
+    def check(
+        self, call: GenerateCall | RefineCall, *, timeout_s: float | None = None
+    ) -> tuple[FieldViolation, ...]:
+        """Return what is wrong with the fields of ``call``; nothing is painted.
+
+        Raises:
+            DiptychError: the server cannot say, or another thing than a field stands against it.
+        """
+        method, draft = _drafted(self._stub, call)
+        return self._check(method, draft, timeout_s)
 
     def get_capabilities(self, *, timeout_s: float | None = None) -> Capabilities:
         """Return what the server can do; raises as ``generate`` does."""
@@ -124,9 +142,28 @@ class InferenceClient:
         """Close."""
         self.close()
 
+    def _paint(self, method: Method, draft: AnyDraft, timeout_s: float | None) -> Iterator[Event]:
+        """Yield the events of a drafted call, or refuse it with all that is wrong with it."""
+        if draft.violations:
+            found = draft.violations
+            with contextlib.suppress(DiptychError):
+                found = self._check(method, draft, timeout_s)
+            raise InvalidRequest(found)
+        yield from self._stream(method, draft.message, timeout_s)
+
+    def _check(
+        self, method: Method, draft: AnyDraft, timeout_s: float | None
+    ) -> tuple[FieldViolation, ...]:
+        try:
+            for _ in self._stream(method, draft.checking(), timeout_s):
+                pass
+        except InvalidRequest as refused:
+            return draft.found(refused.violations)
+        return draft.violations
+
     def _stream(
         self,
-        method: Callable[..., Any],
+        method: Method,
         request: Request,
         timeout_s: float | None,
     ) -> Iterator[Event]:
@@ -160,10 +197,10 @@ class AsyncInferenceClient:
         """Yield what happens to ``call`` until its last image.
 
         Raises:
-            DiptychError: what the server raised, or ``Unavailable`` if none answers.
+            DiptychError: as the synchronous client's.
         """
-        request = generate_request(_named(call))
-        async with contextlib.aclosing(self._stream(self._stub.Generate, request, timeout_s)) as it:
+        draft = draft_generate(_named(call))
+        async with contextlib.aclosing(self._paint(self._stub.Generate, draft, timeout_s)) as it:
             async for event in it:
                 yield event
 
@@ -171,8 +208,8 @@ class AsyncInferenceClient:
         self, call: RefineCall, *, timeout_s: float | None = None
     ) -> AsyncIterator[Event]:
         """Yield what happens to ``call`` until its last image; raises as ``generate`` does."""
-        request = refine_request(_named(call))
-        async with contextlib.aclosing(self._stream(self._stub.Refine, request, timeout_s)) as it:
+        draft = draft_refine(_named(call))
+        async with contextlib.aclosing(self._paint(self._stub.Refine, draft, timeout_s)) as it:
             async for event in it:
                 yield event
 
@@ -187,6 +224,13 @@ class AsyncInferenceClient:
     ) -> list[Picture]:
         """Return the finished images of ``call``, in order; raises as ``generate`` does."""
         return _pictures([event async for event in self.refine(call, timeout_s=timeout_s)])
+
+    async def check(
+        self, call: GenerateCall | RefineCall, *, timeout_s: float | None = None
+    ) -> tuple[FieldViolation, ...]:
+        """Return what is wrong with the fields of ``call``; raises as the synchronous client's."""
+        method, draft = _drafted(self._stub, call)
+        return await self._check(method, draft, timeout_s)
 
     async def get_capabilities(self, *, timeout_s: float | None = None) -> Capabilities:
         """Return what the server can do; raises as ``generate`` does."""
@@ -230,9 +274,32 @@ class AsyncInferenceClient:
         """Close."""
         await self.close()
 
+    async def _paint(
+        self, method: Method, draft: AnyDraft, timeout_s: float | None
+    ) -> AsyncGenerator[Event]:
+        """Yield the events of a drafted call, or refuse it with all that is wrong with it."""
+        if draft.violations:
+            found = draft.violations
+            with contextlib.suppress(DiptychError):
+                found = await self._check(method, draft, timeout_s)
+            raise InvalidRequest(found)
+        async with contextlib.aclosing(self._stream(method, draft.message, timeout_s)) as events:
+            async for event in events:
+                yield event
+
+    async def _check(
+        self, method: Method, draft: AnyDraft, timeout_s: float | None
+    ) -> tuple[FieldViolation, ...]:
+        try:
+            async for _ in self._stream(method, draft.checking(), timeout_s):
+                pass
+        except InvalidRequest as refused:
+            return draft.found(refused.violations)
+        return draft.violations
+
     async def _stream(
         self,
-        method: Callable[..., Any],
+        method: Method,
         request: Request,
         timeout_s: float | None,
     ) -> AsyncGenerator[Event]:
@@ -254,6 +321,13 @@ class AsyncInferenceClient:
 def _named(call: Call) -> Call:
     """Return ``call`` with a request id of its own."""
     return call if call.request_id else dataclasses.replace(call, request_id=str(uuid.uuid4()))
+
+
+def _drafted(stub: Any, call: GenerateCall | RefineCall) -> tuple[Method, AnyDraft]:  # noqa: ANN401
+    """Return the method of ``stub`` that ``call`` is for, and its message."""
+    if isinstance(call, GenerateCall):
+        return stub.Generate, draft_generate(_named(call))
+    return stub.Refine, draft_refine(_named(call))
 
 
 def _options(config: ClientConfig, request_id: str, timeout_s: float | None) -> dict[str, Any]:

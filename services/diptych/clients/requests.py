@@ -1,20 +1,23 @@
-"""Calls become request messages; what no message can hold is refused here, all of it at once."""
+"""Calls become request messages; what no message can hold is noted, all of it at once."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
 
 import numpy as np
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from diptych.clients.calls import GenerateCall, ImageSource, Latents, RefineCall, Stage
-from diptych.errors import FieldViolation, InvalidRequest
+from diptych.errors import FieldViolation
 from diptych.rpc.channel import MAX_MESSAGE_BYTES
 from diptych.v1 import inference_pb2 as pb
 from diptych.v1 import types_pb2 as types
 
-__all__ = ["generate_request", "refine_request"]
+__all__ = ["Draft", "draft_generate", "draft_refine", "merged"]
+
+Request = TypeVar("Request", pb.GenerateRequest, pb.RefineRequest)
 
 OUTPUTS: Final[Mapping[str, int]] = {
     "png": types.OUTPUT_FORMAT_PNG,
@@ -36,6 +39,29 @@ INTEGER_BITS: Final[Mapping[int, int]] = {
     FieldDescriptor.CPPTYPE_INT32: 32,
     FieldDescriptor.CPPTYPE_INT64: 64,
 }
+NO_OUTPUT: Final = -1
+"""No server knows this format, so a request with it is checked and never carried out."""
+CHECKED_BY: Final = "output"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft(Generic[Request]):
+    """The message for a call, and what of the call it cannot hold."""
+
+    message: Request
+    violations: tuple[FieldViolation, ...]
+
+    def checking(self) -> Request:
+        """Return the message such that a server only checks it: it refuses it in any case."""
+        message = type(self.message)()
+        message.CopyFrom(self.message)
+        message.output = NO_OUTPUT  # type: ignore[assignment] # an enum of proto3 is open
+        return message
+
+    def found(self, refused: Sequence[FieldViolation]) -> tuple[FieldViolation, ...]:
+        """Return all that is wrong with the call, once a server ``refused`` ``checking``."""
+        named = [violation for violation in refused if violation.field != CHECKED_BY]
+        return merged(self.violations, named)
 
 
 class _Writer:
@@ -60,7 +86,9 @@ class _Writer:
             except (TypeError, ValueError) as error:
                 bits = INTEGER_BITS.get(self._message.DESCRIPTOR.fields_by_name[name].cpp_type)
                 if bits and isinstance(value, int):
-                    problem = f"it is not in [{-(1 << bits - 1)}, {(1 << bits - 1) - 1}]"
+                    low, high = -(1 << bits - 1), (1 << bits - 1) - 1
+                    setattr(self._message, name, high if value > high else low)
+                    problem = f"it is not in [{low}, {high}]"
                 else:
                     problem = str(error)
                 self._refuse(name, f"{value!r:.80} does not fit: {problem}")
@@ -88,12 +116,8 @@ class _Writer:
         self._violations.append(FieldViolation(field=f"{self._path}{name}", description=problem))
 
 
-def generate_request(call: GenerateCall) -> pb.GenerateRequest:
-    """Return the message for ``call``.
-
-    Raises:
-        InvalidRequest: values that no message can hold, every one named.
-    """
+def draft_generate(call: GenerateCall) -> Draft[pb.GenerateRequest]:
+    """Return the message for ``call``; numbers it cannot hold are the nearest ones it can."""
     request, violations = pb.GenerateRequest(), list[FieldViolation]()
     writer = _Writer(request, "", violations)
     writer.set(base_only=call.base_only, width=call.width, height=call.height)
@@ -102,25 +126,32 @@ def generate_request(call: GenerateCall) -> pb.GenerateRequest:
     if call.refiner is not None:
         _write_stage(writer.child("refiner"), call.refiner)
     _write_shared(writer, call)
-    if violations:
-        raise InvalidRequest(violations)
-    return request
+    return Draft(message=request, violations=tuple(violations))
 
 
-def refine_request(call: RefineCall) -> pb.RefineRequest:
-    """Return the message for ``call``.
-
-    Raises:
-        InvalidRequest: values that no message can hold, every one named.
-    """
+def draft_refine(call: RefineCall) -> Draft[pb.RefineRequest]:
+    """Return the message for ``call``; numbers it cannot hold are the nearest ones it can."""
     request, violations = pb.RefineRequest(), list[FieldViolation]()
     writer = _Writer(request, "", violations)
     _write_stage(writer.child("refiner"), call.refiner)
     _write_source(writer, call.source)
     _write_shared(writer, call)
-    if violations:
-        raise InvalidRequest(violations)
-    return request
+    return Draft(message=request, violations=tuple(violations))
+
+
+def merged(
+    own: Sequence[FieldViolation], others: Sequence[FieldViolation]
+) -> tuple[FieldViolation, ...]:
+    """Return ``own`` and those of ``others`` that speak of other fields.
+
+    Of a field that is refused here another party saw no more than what stood in for it.
+    """
+    fields = {violation.field for violation in own}
+    parents = tuple(f"{field}." for field in fields)
+    return (
+        *own,
+        *(v for v in others if v.field not in fields and not v.field.startswith(parents)),
+    )
 
 
 def _write_shared(writer: _Writer, call: GenerateCall | RefineCall) -> None:
