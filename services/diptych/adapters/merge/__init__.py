@@ -1,0 +1,1 @@
+"""Several adapters become one: the update of a merge is a merge of the updates."""
