@@ -5,37 +5,29 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from diptych.errors import AdapterInUse, AdapterSlotsFull
-from diptych.inference.adapter_pool import AdapterPool, Tier, Unit, unit_of
-from support.fake_device import use
+from diptych.inference.adapter_pool import AdapterPool, Tier
+from diptych.inference.adapter_units import Member, Unit
 
-A, B, C = (Unit(digest=name) for name in "abc")
+
+def unit(name: str) -> Unit:
+    return Unit(members=(Member(digest=name),))
+
+
+A, B, C = (unit(name) for name in "abc")
 
 
 def pool_with(*units: Unit, lines: int = 4, num_lines: int = 8) -> AdapterPool:
     """Return a pool that holds ``units`` on the device, attached in this order."""
     pool = AdapterPool(num_lines=num_lines, slice_s=2.0)
-    for unit in units:
-        pool.begin(unit)
-        pool.loaded(unit, lines)
-        pool.attached(unit, 0.0)
+    for own in units:
+        load(pool, own, lines)
+        pool.attached(own, 0.0)
     return pool
 
 
-def load(pool: AdapterPool, unit: Unit, lines: int = 4) -> None:
-    pool.begin(unit)
-    pool.loaded(unit, lines)
-
-
-def test_an_adapter_is_one_unit_at_any_scale() -> None:
-    assert unit_of(use("a", scale=0.5)) == unit_of(use("a", scale=0.7))
-
-
-def test_dora_is_another_unit_at_another_scale() -> None:
-    assert unit_of(use("a", scale=0.5, dora=True)) != unit_of(use("a", scale=0.7, dora=True))
-
-
-def test_other_parts_are_another_unit() -> None:
-    assert unit_of(use("a")) != unit_of(use("a", parts=(("unet.down", 0.5),)))
+def load(pool: AdapterPool, own: Unit, lines: int = 4) -> None:
+    pool.begin(own)
+    pool.loaded(own, lines)
 
 
 def test_free_lines_evict_nothing() -> None:
@@ -126,30 +118,27 @@ class Traffic(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.pool = AdapterPool(num_lines=16, slice_s=1.0)
-        self.lines: dict[Unit, int] = {}
         self.held: list[tuple[Unit, ...]] = []
 
     @rule(name=st.integers(0, 9), lines=st.integers(0, 12))
     def arrive(self, name: int, lines: int) -> None:
-        unit = Unit(digest=str(name))
-        if self.pool.tier(unit) is Tier.ABSENT:
-            load(self.pool, unit, lines)
-            self.lines[unit] = lines
+        if self.pool.tier(unit(str(name))) is Tier.ABSENT:
+            load(self.pool, unit(str(name)), lines)
 
     @rule(names=st.sets(st.integers(0, 9), min_size=1, max_size=3))
     def start(self, names: set[int]) -> None:
-        units = tuple(Unit(digest=str(name)) for name in sorted(names))
-        if any(self.pool.tier(unit) is Tier.ABSENT for unit in units):
+        units = tuple(unit(str(name)) for name in sorted(names))
+        if any(self.pool.tier(own) is Tier.ABSENT for own in units):
             return
         room = self.pool.make_room(units)
         if room is None:
             return
-        for unit in room:
-            assert not any(unit in held for held in self.held)
-            self.pool.evicted(unit)
-        for unit in units:
-            if self.pool.tier(unit) is Tier.HOST:
-                self.pool.attached(unit, 0.0)
+        for idle in room:
+            assert not any(idle in held for held in self.held)
+            self.pool.evicted(idle)
+        for own in units:
+            if self.pool.tier(own) is Tier.HOST:
+                self.pool.attached(own, 0.0)
         self.pool.acquire(units)
         self.held.append(units)
 

@@ -55,7 +55,8 @@ def pin(rig: Rig, name: str) -> None:
 
 
 def resident(rig: Rig) -> set[str]:
-    return {unit.digest.removeprefix("sha256:") for unit in rig.executor.attached}
+    members = [member for unit in rig.executor.attached for member in unit.members]
+    return {member.digest.removeprefix("sha256:") for member in members}
 
 
 def test_tells_how_far_a_cold_adapter_is(rig: Rig) -> None:
@@ -63,6 +64,13 @@ def test_tells_how_far_a_cold_adapter_is(rig: Rig) -> None:
     mailbox.end()
     expected = [AdapterState.QUEUED, AdapterState.FETCHING, AdapterState.READY]
     assert states(mailbox) == [("a", state) for state in expected]
+
+
+def test_doras_of_one_request_load_together(rig: Rig) -> None:
+    mailbox = rig.submit(adapters=(use("b", dora=True), use("a", dora=True)))
+    mailbox.end()
+    assert rig.loader.asked == ["a+b"]
+    assert [name for name, state in states(mailbox) if state is AdapterState.READY] == ["b", "a"]
 
 
 def test_a_resident_adapter_is_not_waited_for(rig: Rig) -> None:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from diptych.errors import AdapterInvalid, DiptychError, EngineFault, PromptTooLong
-from diptych.inference.adapter_pool import Unit, units_of
+from diptych.inference.adapter_units import Unit, units_of
 from diptych.inference.engine import Engine, EngineConfig
 from diptych.inference.ports import Finished, Measurement, Picture, Placement, Prepared, Row
 from diptych.inference.route import Route
@@ -100,7 +100,7 @@ class FakeExecutor:
 
     def place(self, placement: Placement) -> None:
         assert placement.slot not in self.slots, "a slot holds one image"
-        assert units_of(placement.request) <= self.attached.keys(), "adapters come first"
+        assert units_of(placement.request).keys() <= self.attached.keys(), "adapters come first"
         if placement.request.request_id.startswith("unplaceable"):
             raise RuntimeError("cannot be placed")
         self.slots[placement.slot] = placement
@@ -130,24 +130,25 @@ class FakeLoader:
 
     def prepare(
         self,
-        use: AdapterUse,
+        uses: tuple[AdapterUse, ...],
         *,
         fetching: Callable[[], None],
         done: Callable[[Prepared | DiptychError], None],
     ) -> None:
-        self.asked.append(use.name)
+        name = "+".join(use.name for use in uses)
+        self.asked.append(name)
 
         def finish() -> None:
             fetching()
-            if use.name.startswith("broken"):
-                done(AdapterInvalid(use.name, "no tensors"))
+            if name.startswith("broken"):
+                done(AdapterInvalid(name, "no tensors"))
                 return
-            rank = int(use.name.partition("-r")[2] or 4)
-            value = "unattachable" if use.name.startswith("unattachable") else use.name
+            rank = sum(int(use.name.partition("-r")[2] or 4) for use in uses)
+            value = "unattachable" if name.startswith("unattachable") else name
             done(Prepared(num_lines=rank, value=value))
 
         if self.hold:
-            self.held[use.name] = finish
+            self.held[name] = finish
         else:
             finish()
 

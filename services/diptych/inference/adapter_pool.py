@@ -1,8 +1,7 @@
 """Which adapters are on the device, who holds them, and which must go: pure policy.
 
-The device keeps adapters in a fixed number of *lines*, one per rank. A unit is what takes lines:
-an adapter, or an adapter at one scale where its update is not proportional to that. Units in use
-or pinned are never taken away; of the others the least recently used goes first.
+The device keeps adapters in a fixed number of *lines*, one per rank, unit by unit. Units in use or
+pinned are never taken away; of the others the least recently used goes first.
 """
 
 import enum
@@ -10,9 +9,9 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from diptych.errors import AdapterInUse, AdapterSlotsFull
-from diptych.inference.trajectory import AdapterUse, ImageRequest
+from diptych.inference.adapter_units import Unit
 
-__all__ = ["AdapterPool", "PoolStats", "Tier", "Unit", "unit_of", "units_of"]
+__all__ = ["AdapterPool", "PoolStats", "Tier"]
 
 
 class Tier(enum.StrEnum):
@@ -22,16 +21,6 @@ class Tier(enum.StrEnum):
     LOADING = "loading"
     HOST = "host"
     DEVICE = "device"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unit:
-    """One thing that takes lines."""
-
-    digest: str
-    parts: tuple[tuple[str, float], ...] = ()
-    scale: float | None = None
-    """Set only for DoRA, whose update at one scale says nothing about another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,16 +45,6 @@ class _Entry:
     pinned: bool = False
     resident_since: float = 0.0
     used_at: int = 0
-
-
-def unit_of(use: AdapterUse) -> Unit:
-    """Return the unit that a use of an adapter takes."""
-    return Unit(digest=use.digest, parts=use.parts, scale=use.scale if use.dora else None)
-
-
-def units_of(request: ImageRequest) -> frozenset[Unit]:
-    """Return the units that a request needs on the device."""
-    return frozenset(unit_of(use) for use in request.adapters)
 
 
 class AdapterPool:
@@ -196,7 +175,7 @@ class AdapterPool:
 
     def num_users(self, digest: str) -> int:
         """Return how many images run with the adapter of that digest."""
-        found = [entry for unit, entry in self._entries.items() if unit.digest == digest]
+        found = [entry for unit, entry in self._entries.items() if digest in _digests(unit)]
         return sum(entry.num_users for entry in found)
 
     def stats(self) -> PoolStats:
@@ -205,8 +184,13 @@ class AdapterPool:
         return PoolStats(
             num_lines=self._num_lines,
             lines_used=self._lines_used(),
-            resident=tuple(unit.digest for unit in resident),
-            pinned=tuple(unit.digest for unit in resident if self._entries[unit].pinned),
+            resident=tuple(digest for unit in resident for digest in _digests(unit)),
+            pinned=tuple(
+                digest
+                for unit in resident
+                if self._entries[unit].pinned
+                for digest in _digests(unit)
+            ),
             num_hits=self._hits,
             num_misses=self._misses,
             num_evictions=self._evictions,
@@ -231,3 +215,7 @@ class AdapterPool:
     def _touch(self, entry: _Entry) -> None:
         self._uses += 1
         entry.used_at = self._uses
+
+
+def _digests(unit: Unit) -> list[str]:
+    return [member.digest for member in unit.members]

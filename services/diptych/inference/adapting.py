@@ -6,12 +6,13 @@ engine's thread, between ticks, when it is the call's turn and there is room.
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 from diptych.errors import AdapterNotFound, DiptychError
-from diptych.inference.adapter_pool import AdapterPool, PoolStats, Tier, Unit, unit_of, units_of
+from diptych.inference.adapter_pool import AdapterPool, PoolStats, Tier
+from diptych.inference.adapter_units import Unit, unit_of, units_of
 from diptych.inference.call import Call, Image
 from diptych.inference.isolation import as_failure
 from diptych.inference.ports import AdapterLoader, Executor, Prepared
@@ -21,6 +22,7 @@ __all__ = ["AdapterStats", "Adapting", "Pinned"]
 
 _log = logging.getLogger(__name__)
 
+Uses = tuple[AdapterUse, ...]
 Pinned = Callable[[DiptychError | None], None]
 """Hears that an adapter is pinned, or why not; called from the engine's thread."""
 
@@ -64,11 +66,11 @@ class Adapting:
 
     def expect(self, call: Call) -> None:
         """Begin to load what ``call`` needs and is not at hand."""
-        for use in call.request.adapters:
-            if self.pool.tier(unit_of(use)) is Tier.DEVICE:
+        for unit, uses in units_of(call.request).items():
+            if self.pool.tier(unit) is Tier.DEVICE:
                 self.pool.hit()
             else:
-                self._want(use, call)
+                self._want(unit, uses, call)
 
     def dismiss(self, call: Call) -> None:
         """Forget that ``call`` waits; what only it wanted is dropped."""
@@ -88,7 +90,7 @@ class Adapting:
         """
         blocked, now = False, self.clock()
         for image in heads:
-            call, units = image.call, units_of(image.call.request)
+            call, units = image.call, units_of(image.call.request).keys()
             if not self._at_hand(call):
                 continue
             if not self._fits(call, units):
@@ -101,7 +103,7 @@ class Adapting:
 
     def attach(self, image: Image) -> bool:
         """Put the adapters of a chosen image on the device and hold them; False if that failed."""
-        units = units_of(image.call.request)
+        units = units_of(image.call.request).keys()
         room = self.pool.make_room(units)
         assert room is not None
         try:
@@ -128,7 +130,7 @@ class Adapting:
             done(None)
             return
         self._pins.setdefault(unit, []).append(done)
-        self._load(use)
+        self._load(unit, (use,))
         self._pin_if_loaded(unit)
 
     def unpin(self, use: AdapterUse, *, evict: bool, done: Pinned) -> None:
@@ -156,33 +158,31 @@ class Adapting:
             num_waiting=len(calls),
         )
 
-    def _want(self, use: AdapterUse, call: Call) -> None:
-        calls = self._calls.setdefault(unit_of(use), {})
+    def _want(self, unit: Unit, uses: Uses, call: Call) -> None:
+        calls = self._calls.setdefault(unit, {})
         if call not in calls:
             calls[call] = None
-            self._tell([call], use, AdapterState.QUEUED)
-        self._load(use)
+            self._tell([call], uses, AdapterState.QUEUED)
+        self._load(unit, uses)
 
-    def _load(self, use: AdapterUse) -> None:
-        unit = unit_of(use)
+    def _load(self, unit: Unit, uses: Uses) -> None:
         if self.pool.tier(unit) is not Tier.ABSENT:
             return
         self.pool.begin(unit)
         self.loader.prepare(
-            use,
-            fetching=lambda: self.post(partial(self._fetching, use)),
-            done=lambda result: self.post(partial(self._arrived, use, result)),
+            uses,
+            fetching=lambda: self.post(partial(self._fetching, unit, uses)),
+            done=lambda result: self.post(partial(self._arrived, unit, uses, result)),
         )
 
-    def _fetching(self, use: AdapterUse) -> None:
-        self._tell(self._waiters(unit_of(use)), use, AdapterState.FETCHING)
+    def _fetching(self, unit: Unit, uses: Uses) -> None:
+        self._tell(self._waiters(unit), uses, AdapterState.FETCHING)
 
-    def _arrived(self, use: AdapterUse, result: Prepared | DiptychError) -> None:
-        unit = unit_of(use)
+    def _arrived(self, unit: Unit, uses: Uses, result: Prepared | DiptychError) -> None:
         calls = self._waiters(unit)
         if isinstance(result, DiptychError):
             self.pool.forget(unit)
-            self._tell(calls, use, AdapterState.FAILED)
+            self._tell(calls, uses, AdapterState.FAILED)
             for done in self._pins.pop(unit, []):
                 done(result)
             for call in calls:
@@ -190,7 +190,7 @@ class Adapting:
             return
         self.pool.loaded(unit, result.num_lines)
         self._prepared[unit] = result
-        self._tell(calls, use, AdapterState.READY)
+        self._tell(calls, uses, AdapterState.READY)
         self._pin_if_loaded(unit)
         self._drop_unwanted(unit)
 
@@ -209,13 +209,14 @@ class Adapting:
 
     def _at_hand(self, call: Call) -> bool:
         """Return whether all adapters of ``call`` are loaded; one evicted since loads again."""
-        for use in call.request.adapters:
-            if self.pool.tier(unit_of(use)) is Tier.ABSENT:
-                self._want(use, call)
-        tiers = {self.pool.tier(unit) for unit in units_of(call.request)}
+        units = units_of(call.request)
+        for unit, uses in units.items():
+            if self.pool.tier(unit) is Tier.ABSENT:
+                self._want(unit, uses, call)
+        tiers = {self.pool.tier(unit) for unit in units}
         return tiers <= {Tier.HOST, Tier.DEVICE}
 
-    def _fits(self, call: Call, units: frozenset[Unit]) -> bool:
+    def _fits(self, call: Call, units: Collection[Unit]) -> bool:
         try:
             self.pool.check_fits(units)
         except DiptychError as error:
@@ -247,8 +248,9 @@ class Adapting:
         return list(self._calls.get(unit, ()))
 
     @staticmethod
-    def _tell(calls: Iterable[Call], use: AdapterUse, state: AdapterState) -> None:
+    def _tell(calls: Iterable[Call], uses: Uses, state: AdapterState) -> None:
+        digests = {use.digest for use in uses}
         for call in calls:
-            names = [own.name for own in call.request.adapters if own.digest == use.digest]
-            for name in names[:1]:
-                call.deliver(AdapterWaited(name=name, digest=use.digest, state=state))
+            for own in call.request.adapters:
+                if own.digest in digests:
+                    call.deliver(AdapterWaited(name=own.name, digest=own.digest, state=state))

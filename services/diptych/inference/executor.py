@@ -14,7 +14,7 @@ from diptych.diffusion.noise import RowNoise
 from diptych.diffusion.ragged import advance, estimate_denoised
 from diptych.diffusion.symbols import NUM_STATES
 from diptych.errors import DiptychError, OutOfDeviceMemory
-from diptych.inference.adapter_pool import Unit
+from diptych.inference.adapter_units import Unit
 from diptych.inference.conditions import (
     Conditions,
     RequestConditions,

@@ -1,6 +1,7 @@
 """From settings to an engine: where experts, executor and decoder are put together."""
 
 import logging
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
@@ -8,16 +9,16 @@ import torch
 
 from diptych.diffusion import SOLVERS
 from diptych.diffusion.schedule import SIGMA_SCHEDULES, SPACINGS
-from diptych.errors import FieldViolation, SettingInvalid
+from diptych.errors import AdapterNotFound, DiptychError, FieldViolation, SettingInvalid
 from diptych.inference.decoder import DeviceDecoder
 from diptych.inference.engine import Engine, EngineConfig
 from diptych.inference.executor import DeviceExecutor, ExecutorConfig
 from diptych.inference.hosted import Hosted, HostedExpert
 from diptych.inference.limits import Limits
-from diptych.inference.ports import Observer
+from diptych.inference.ports import Observer, Prepared
 from diptych.inference.server import Loaded
 from diptych.inference.settings import InferenceSettings, Settings
-from diptych.inference.trajectory import Expert
+from diptych.inference.trajectory import AdapterUse, Expert
 from diptych.models.checkpoint import SourceConfig
 from diptych.models.experts import Expert as LoadedExpert
 from diptych.models.experts import Experts, LoadOptions, load_experts
@@ -71,6 +72,7 @@ def load_engine(settings: Settings, observer: Observer) -> Loaded:
     engine = Engine(
         DeviceExecutor(experts, config=ExecutorConfig(max_rows=own.max_rows)),
         DeviceDecoder(experts.hosted[0].vae, previewer=_load_previewer(settings, experts)),
+        NoAdapters(),
         observer=observer,
         config=EngineConfig(
             num_slots=own.num_slots, max_rows=own.max_rows, max_waiting=own.max_waiting
@@ -97,6 +99,24 @@ def _load_previewer(settings: Settings, experts: Experts) -> PreviewDecoder | No
         device=first.unet.device,
         dtype=first.unet.dtype,
     )
+
+
+class NoAdapters:
+    """The adapters of a server without a store of them: there are none."""
+
+    def prepare(
+        self,
+        uses: tuple[AdapterUse, ...],
+        *,
+        fetching: Callable[[], None],
+        done: Callable[[Prepared | DiptychError], None],
+    ) -> None:
+        """Refuse."""
+        fetching()
+        done(AdapterNotFound(uses[0].name))
+
+    def stop(self) -> None:
+        """Do nothing."""
 
 
 def choose_device(name: str) -> torch.device:

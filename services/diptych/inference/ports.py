@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diptych.errors import DiptychError
-from diptych.inference.adapter_pool import Unit
+from diptych.inference.adapter_units import Unit
 from diptych.inference.route import Route
 from diptych.inference.trajectory import AdapterUse, Expert, ImageRequest
 
@@ -72,7 +72,7 @@ class Finished:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """An adapter in host memory, bound to this server's experts; ``value`` is the executor's."""
+    """A unit in host memory, bound to this server's experts; ``value`` is the executor's."""
 
     num_lines: int
     """Lines of the device it takes: the largest rank of its targets, 0 for tokens alone."""
@@ -150,12 +150,15 @@ class AdapterLoader(Protocol):
 
     def prepare(
         self,
-        use: AdapterUse,
+        uses: tuple[AdapterUse, ...],
         *,
         fetching: Callable[[], None],
         done: Callable[[Prepared | DiptychError], None],
     ) -> None:
-        """Queue an adapter; ``fetching`` hears that its turn has come, ``done`` what came of it."""
+        """Queue the adapters of one unit.
+
+        ``fetching`` hears that their turn has come, ``done`` what came of it.
+        """
 
     def stop(self) -> None:
         """Drop what is queued and end the loader's threads."""
