@@ -47,3 +47,14 @@ def test_refuses_numbers_without_a_spelling(number: float) -> None:
 def test_refuses_text_that_is_no_digest(text: str) -> None:
     with pytest.raises(ValueError, match="not a SHA-256"):
         Digest(hex=text)
+
+
+def test_parses_what_it_writes() -> None:
+    digest = Digest.of_bytes(b"a")
+    assert Digest.parse(str(digest)) == digest
+
+
+@pytest.mark.parametrize("text", ["", "sha256:", "md5:" + "a" * 64, "sha256:" + "A" * 64])
+def test_refuses_to_parse_what_is_none(text: str) -> None:
+    with pytest.raises(ValueError, match="sha256|SHA-256"):
+        Digest.parse(text)

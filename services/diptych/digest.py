@@ -28,6 +28,17 @@ class Digest:
         return f"sha256:{self.hex}"
 
     @classmethod
+    def parse(cls, text: str) -> Self:
+        """Return the digest that ``str`` wrote.
+
+        Raises:
+            ValueError: ``text`` is not ``sha256:`` and 64 lower-case hexadecimal digits.
+        """
+        if not text.startswith("sha256:"):
+            raise ValueError(f"{text[:80]!r} does not begin with sha256:")
+        return cls(hex=text.removeprefix("sha256:"))
+
+    @classmethod
     def of_bytes(cls, data: bytes) -> Self:
         """Return the digest of ``data``."""
         return cls(hex=hashlib.sha256(data).hexdigest())

@@ -130,6 +130,7 @@ class FakeLoader:
 
     def prepare(
         self,
+        unit: Unit,
         uses: tuple[AdapterUse, ...],
         *,
         fetching: Callable[[], None],
@@ -145,7 +146,7 @@ class FakeLoader:
                 return
             rank = sum(int(use.name.partition("-r")[2] or 4) for use in uses)
             value = "unattachable" if name.startswith("unattachable") else name
-            done(Prepared(num_lines=rank, value=value))
+            done(Prepared(num_lines=rank, size_bytes=rank, value=value))
 
         if self.hold:
             self.held[name] = finish

@@ -170,6 +170,7 @@ class Adapting:
             return
         self.pool.begin(unit)
         self.loader.prepare(
+            unit,
             uses,
             fetching=lambda: self.post(partial(self._fetching, unit, uses)),
             done=lambda result: self.post(partial(self._arrived, unit, uses, result)),

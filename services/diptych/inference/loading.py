@@ -10,6 +10,7 @@ import torch
 from diptych.diffusion import SOLVERS
 from diptych.diffusion.schedule import SIGMA_SCHEDULES, SPACINGS
 from diptych.errors import AdapterNotFound, DiptychError, FieldViolation, SettingInvalid
+from diptych.inference.adapter_units import Unit
 from diptych.inference.decoder import DeviceDecoder
 from diptych.inference.engine import Engine, EngineConfig
 from diptych.inference.executor import DeviceExecutor, ExecutorConfig
@@ -106,6 +107,7 @@ class NoAdapters:
 
     def prepare(
         self,
+        unit: Unit,
         uses: tuple[AdapterUse, ...],
         *,
         fetching: Callable[[], None],

@@ -76,6 +76,8 @@ class Prepared:
 
     num_lines: int
     """Lines of the device it takes: the largest rank of its targets, 0 for tokens alone."""
+    size_bytes: int
+    """What it takes in host memory."""
     value: object
 
 
@@ -150,6 +152,7 @@ class AdapterLoader(Protocol):
 
     def prepare(
         self,
+        unit: Unit,
         uses: tuple[AdapterUse, ...],
         *,
         fetching: Callable[[], None],
