@@ -222,6 +222,20 @@ class PromptTooLong(InvalidArgument):
         self.field, self.num_tokens, self.limit, self.cut_text = field, num_tokens, limit, cut_text
         self.violations = (FieldViolation(field=field, description=description),)
 
+    @classmethod
+    def all_of(cls, found: "Sequence[PromptTooLong]") -> "PromptTooLong":
+        """Return one error that names the prompts of all of ``found``, which is not empty."""
+        first = found[0]
+        error = cls(
+            field=first.field,
+            num_tokens=first.num_tokens,
+            limit=first.limit,
+            cut_text=first.cut_text,
+        )
+        error.violations = tuple(violation for one in found for violation in one.violations)
+        error.args = ("; ".join(f"{v.field}: {v.description}" for v in error.violations),)
+        return error
+
 
 class CheckpointInvalid(InvalidArgument):
     """A file or folder is not a checkpoint this package reads."""

@@ -71,6 +71,32 @@ def test_a_prompt_that_is_too_long_fails_its_request_only(
     assert isinstance(fine, RequestConditions)
 
 
+def test_every_prompt_that_is_too_long_is_named(experts: dict[Expert, LoadedExpert]) -> None:
+    stages = {
+        expert: StageSettings(
+            prompt=f"{expert} {LONG}", negative_prompt=f"no {expert} {LONG}", guidance_scale=3.0
+        )
+        for expert in ("base", "refiner")
+    }
+    (error,) = encode_requests([request(**stages)], experts)
+    assert isinstance(error, PromptTooLong)
+    assert [violation.field for violation in error.violations] == [
+        "base.prompt",
+        "base.negative_prompt",
+        "refiner.prompt",
+        "refiner.negative_prompt",
+    ]
+
+
+def test_a_long_prompt_that_both_experts_read_is_named_once(
+    experts: dict[Expert, LoadedExpert],
+) -> None:
+    stage = StageSettings(prompt=LONG)
+    (error,) = encode_requests([request(base=stage, refiner=stage)], experts)
+    assert isinstance(error, PromptTooLong)
+    assert [violation.field for violation in error.violations] == ["base.prompt"]
+
+
 def test_both_texts_of_a_stage_fill_the_same_windows(experts: dict[Expert, LoadedExpert]) -> None:
     chunked = request(LONG, long_prompt=LongPrompt.CHUNK)
     conditions = found(encode_requests([chunked], experts)[0])

@@ -23,6 +23,12 @@ VIOLATIONS = [
 EXAMPLES: list[DiptychError] = [
     errors.InvalidRequest(VIOLATIONS),
     errors.PromptTooLong(field="base.prompt", num_tokens=99, limit=75, cut_text="and a pear"),
+    errors.PromptTooLong.all_of(
+        [
+            errors.PromptTooLong(field=field, num_tokens=99, limit=75, cut_text=field)
+            for field in ("base.prompt", "refiner.prompt")
+        ]
+    ),
     errors.CheckpointInvalid("model", "no config"),
     errors.PickleRefused("model", "unet.bin"),
     errors.AdapterInvalid("huggy", "no tensors"),

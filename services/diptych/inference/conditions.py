@@ -64,13 +64,13 @@ def encode_requests(
     stages: list[_Stage] = []
     errors: dict[int, DiptychError] = {}
     for index, request in enumerate(requests):
-        try:
-            stages += [
-                _plan_stage(request, index, expert, experts[expert].text)
-                for expert in stages_of(request)
-            ]
-        except PromptTooLong as error:
-            errors[index] = error
+        too_long: dict[str | None, PromptTooLong] = {}
+        stages += [
+            _plan_stage(request, index, expert, experts[expert].text, too_long)
+            for expert in stages_of(request)
+        ]
+        if too_long:
+            errors[index] = PromptTooLong.all_of(list(too_long.values()))
     stages = [stage for stage in stages if stage.request not in errors]
     found: list[dict[Expert, Conditions]] = [{} for _ in requests]
     for text in {id(expert.text): expert.text for expert in experts.values()}.values():
@@ -99,11 +99,17 @@ def gather_conditions(images: Sequence[Conditions], guided: Sequence[int]) -> Co
     )
 
 
-def _plan_stage(request: ImageRequest, index: int, expert: Expert, text: TextEncoders) -> _Stage:
+def _plan_stage(
+    request: ImageRequest,
+    index: int,
+    expert: Expert,
+    text: TextEncoders,
+    too_long: dict[str | None, PromptTooLong],
+) -> _Stage:
     """Return a stage whose texts fill the same number of windows.
 
-    Raises:
-        PromptTooLong: A text is too long and the request says not to cut it.
+    A text that is too long, where the request says not to cut it, is added to ``too_long``; of
+    experts that read the same one, the first names it.
     """
     settings = stages_of(request)[expert]
     texts: list[tuple[str, str | None]] = [("prompt", settings.prompt)]
@@ -113,7 +119,12 @@ def _plan_stage(request: ImageRequest, index: int, expert: Expert, text: TextEnc
         PromptRow(text=value, field=f"{expert}.{name}", long_prompt=request.long_prompt.value)
         for name, value in texts
     ]
-    num_windows = max(text.num_windows(row) for row in rows)
+    num_windows = 1
+    for row in rows:
+        try:
+            num_windows = max(num_windows, text.num_windows(row))
+        except PromptTooLong as error:
+            too_long.setdefault(row.text, error)
     return _Stage(
         request=index,
         expert=expert,

@@ -106,6 +106,8 @@ def from_status(status: status_pb2.Status) -> DiptychError:
         error.reason = info.reason or error.reason
         error.violations = violations
         error.retry_after_s = retry.retry_delay.ToNanoseconds() / 1e9 if has_retry else None
+    elif violations:
+        error.violations = violations
     error.args = (status.message,)
     return error
 
