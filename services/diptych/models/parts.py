@@ -1,6 +1,7 @@
 """A checkpoint taken apart: what each part is configured as and where its tensors lie."""
 
 import hashlib
+import math
 import mmap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -86,9 +87,11 @@ def read_tensors(part: Part, *, device: torch.device, dtype: torch.dtype) -> dic
     """Return the part's tensors on ``device``, floating ones as ``dtype``, in the module's names.
 
     Raises:
-        CheckpointInvalid: a file changed after its header was checked.
+        CheckpointInvalid: a file changed after its header was checked, or holds weights that are
+            not finite or not finite as ``dtype``.
     """
     tensors: dict[str, Tensor] = {}
+    not_finite: list[str] = []
     items = sorted(part.tensors.items(), key=lambda item: str(item[1].path))
     for path, group in groupby(items, key=lambda item: item[1].path):
         try:
@@ -96,8 +99,14 @@ def read_tensors(part: Part, *, device: torch.device, dtype: torch.dtype) -> dic
                 for name, stored in group:
                     tensor = file.get_tensor(stored.key)
                     tensors[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
+                    if not _is_finite(tensors[name]):
+                        not_finite.append(name)
         except (SafetensorError, OSError) as error:
             raise CheckpointInvalid(part.source, f"{path.name}: {error}") from error
+    if not_finite:
+        problem = f"{part.name} {not_finite[0]} holds values that are not finite as {dtype}"
+        others = f"; so do {len(not_finite) - 1} more tensors" if len(not_finite) > 1 else ""
+        raise CheckpointInvalid(part.source, problem + others)
     return tensors if part.convert is None else part.convert(tensors)
 
 
@@ -117,6 +126,13 @@ def fingerprint_part(part: Part) -> str:
         state.update(canonical_bytes([name, span.dtype, list(span.shape)]))
         state.update(maps[stored.path][span.begin : span.end])
     return f"sha256:{state.hexdigest()}"
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Return whether every value is; extremes carry NaN along and need no second tensor."""
+    if not tensor.is_floating_point() or tensor.numel() == 0:
+        return True
+    return all(math.isfinite(extreme) for extreme in torch.stack(torch.aminmax(tensor)).tolist())
 
 
 def _map(path: Path) -> memoryview:
