@@ -3,16 +3,16 @@
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
-from diptych.errors import ExpertMissing
+from diptych.errors import ExpertMissing, InvalidRequest
 from diptych.rpc.auth import TokenFile
-from diptych.rpc.interceptors import REQUEST_ID_KEY, current_caller
+from diptych.rpc.interceptors import REQUEST_ID_KEY, _parse_each, current_caller
 from diptych.rpc.status import from_rpc_error
 from diptych.v1 import inference_pb2 as pb
 from diptych.v1 import inference_pb2_grpc as pb_grpc
@@ -281,3 +281,42 @@ async def test_method_that_does_not_exist_is_unimplemented(serve: Any, connect: 
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await channel.unary_unary("/diptych.v1.InferenceService/Dream")(b"")
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_bytes_that_are_no_message_are_an_invalid_argument(serve: Any, connect: Any) -> None:
+    channel = await connect((await serve()).port)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        async for _ in channel.unary_stream("/diptych.v1.InferenceService/Generate")(b"\xff\xff"):
+            pass
+    error = from_rpc_error(caught.value, address="here", request_id="r")
+    assert isinstance(error, InvalidRequest)
+    assert str(error) == "request: 2 bytes that are no message of this method"
+
+
+async def test_bytes_that_are_no_message_of_a_unary_method_are_an_invalid_argument(
+    serve: Any, connect: Any
+) -> None:
+    channel = await connect((await serve()).port)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await channel.unary_unary("/diptych.v1.InferenceService/GetCapabilities")(b"\xff")
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_call_of_bytes_that_are_no_message_is_counted(serve: Any, connect: Any) -> None:
+    counted = Counted()
+    channel = await connect((await serve(on_call=counted)).port)
+    with pytest.raises(grpc.aio.AioRpcError):
+        await channel.unary_unary("/diptych.v1.InferenceService/GetCapabilities")(b"\xff")
+    await asyncio.wait_for(counted.told.wait(), 10.0)
+    assert counted == [("GetCapabilities", "INVALID_ARGUMENT", "INVALID_REQUEST")]
+
+
+async def test_each_message_of_a_stream_is_parsed_within_its_call() -> None:
+    async def received() -> AsyncIterator[bytes]:
+        yield pb.GenerateRequest(seed=3).SerializeToString()
+        yield b"\xff"
+
+    messages = _parse_each(received(), pb.GenerateRequest.FromString)
+    assert (await anext(messages)).seed == 3
+    with pytest.raises(InvalidRequest, match="1 bytes that are no message"):
+        await anext(messages)

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeAlias, cast
 
 import grpc
+from google.protobuf.message import DecodeError
 from typing_extensions import override
 
-from diptych.errors import DiptychError, EngineFault
+from diptych.errors import DiptychError, EngineFault, FieldViolation, InvalidRequest
 from diptych.rpc.auth import DEFAULT_TENANT, Authenticate, everyone
 from diptych.rpc.drain import Gate
 from diptych.rpc.status import to_status, trailing_metadata
@@ -143,7 +144,8 @@ def _wrap(handler: Handler, around: Around) -> Handler:
     """Return ``handler`` with its behaviour inside ``around``, whatever its arity.
 
     A streaming behaviour that is an asynchronous generator is driven here, so that it is closed
-    at once when the call is cancelled, wherever that finds it.
+    at once when the call is cancelled, wherever that finds it. Messages are parsed here too:
+    gRPC itself would end a call whose bytes are none with UNKNOWN and no details.
     """
     behaviours = (
         handler.unary_unary,
@@ -153,9 +155,12 @@ def _wrap(handler: Handler, around: Around) -> Handler:
     )
     behaviour: Any = next(one for one in behaviours if one is not None)
     generates = inspect.isasyncgenfunction(behaviour)
+    parse = handler.request_deserializer or bytes
 
-    async def serve(request: Any, context: Context) -> Any:  # noqa: ANN401 - any message
+    async def serve(received: Any, context: Context) -> Any:  # noqa: ANN401 - bytes, or many
         async with around(context):
+            streams = handler.request_streaming
+            request = _parse_each(received, parse) if streams else _parse(received, parse)
             if not generates:
                 return await behaviour(request, context)
             async with contextlib.aclosing(behaviour(request, context)) as responses:
@@ -169,8 +174,28 @@ def _wrap(handler: Handler, around: Around) -> Handler:
         (True, False): grpc.stream_unary_rpc_method_handler,
         (True, True): grpc.stream_stream_rpc_method_handler,
     }[handler.request_streaming, handler.response_streaming]
-    wrapped: Handler = make(serve, handler.request_deserializer, handler.response_serializer)
+    wrapped: Handler = make(serve, None, handler.response_serializer)
     return wrapped
+
+
+def _parse(data: bytes, parse: Callable[[bytes], Any]) -> Any:  # noqa: ANN401 - any message
+    """Return the message in ``data``.
+
+    Raises:
+        InvalidRequest: There is none of the method's kind.
+    """
+    try:
+        return parse(data)
+    except DecodeError as error:
+        problem = f"{len(data)} bytes that are no message of this method"
+        raise InvalidRequest([FieldViolation(field="request", description=problem)]) from error
+
+
+async def _parse_each(
+    received: AsyncIterator[bytes], parse: Callable[[bytes], Any]
+) -> AsyncIterator[Any]:
+    async for data in received:
+        yield _parse(data, parse)
 
 
 async def _abort(context: Context, error: DiptychError, request_id: str) -> None:
