@@ -44,6 +44,7 @@ async def described(channel: grpc.aio.Channel, **question: str) -> Any:
         ("startup", NOT_SERVING),
         ("readiness", NOT_SERVING),
         ("", NOT_SERVING),
+        ("diptych.v1.InferenceService", NOT_SERVING),
         ("liveness", SERVING),
     ],
 )
@@ -54,7 +55,7 @@ async def test_fresh_server_is_alive_but_not_ready(
     assert await health(await connect(server.port), service) == status
 
 
-@pytest.mark.parametrize("service", ["readiness", ""])
+@pytest.mark.parametrize("service", ["readiness", "", "diptych.v1.InferenceService"])
 async def test_ready_server_says_so(service: Any, serve: Any, connect: Any) -> None:
     server = await serve()
     await server.set_health(Probe.READINESS, serving=True)

@@ -26,7 +26,10 @@ SETTLE_S: Final = 1.0
 
 
 class Probe(enum.StrEnum):
-    """Health service names that probes ask for; the empty name answers as ``READINESS``."""
+    """Health service names that probes ask for.
+
+    The empty name and the full name of each service answer as ``READINESS``.
+    """
 
     STARTUP = "startup"
     """Weights are loaded and warmed; never taken back."""
@@ -121,7 +124,8 @@ class RpcServer:
         status = answers.SERVING if serving else answers.NOT_SERVING
         await self._health.set(probe.value, status)
         if probe is Probe.READINESS:
-            await self._health.set("", status)
+            for name in ("", *self._names):
+                await self._health.set(name, status)
 
     async def begin_drain(self) -> None:
         """Turn readiness off and refuse new calls with ``Draining``; running calls go on."""
