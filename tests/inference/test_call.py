@@ -12,6 +12,7 @@ from diptych.inference.trajectory import (
     Failed,
     ImageReady,
     ImageRequest,
+    Preview,
     Started,
 )
 
@@ -76,3 +77,24 @@ def test_an_image_knows_what_it_needs_next() -> None:
     (image,) = call(1, []).images
     image.position = 2
     assert (image.num_rows, image.left_s, image.waiting) == (1, 4.0, True)
+
+
+def preview(step: int, index: int = 0) -> Preview:
+    return Preview(image_index=index, step=step, data=b"", width=8, height=8)
+
+
+def test_a_preview_never_follows_a_newer_one_of_its_image() -> None:
+    events: list[Event] = []
+    made = call(2, events)
+    for shown in (preview(4), preview(2), preview(2, index=1), preview(4), preview(6)):
+        made.deliver_preview(shown)
+    assert events == [preview(4), preview(2, index=1), preview(6)]
+
+
+def test_a_preview_never_follows_its_picture() -> None:
+    events: list[Event] = []
+    made = call(2, events)
+    made.complete_image(ready(0), 12.0)
+    made.deliver_preview(preview(9))
+    made.deliver_preview(preview(9, index=1))
+    assert events == [ready(0), preview(9, index=1)]

@@ -1,6 +1,7 @@
 """One request on its way through the engine, and its images."""
 
 import logging
+import math
 import threading
 from dataclasses import dataclass, field
 
@@ -15,6 +16,7 @@ from diptych.inference.trajectory import (
     ImageReady,
     ImageRequest,
     Listener,
+    Preview,
     Timings,
 )
 
@@ -78,6 +80,8 @@ class Call:
     decoding_since: float = 0.0
     closed: bool = False
     _num_ready: int = 0
+    _previewed: dict[int, float] = field(default_factory=dict)
+    """Last step of each image that its listener saw; infinite once the picture is there."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -96,11 +100,22 @@ class Call:
             if not self.closed:
                 self._tell(event)
 
+    def deliver_preview(self, preview: Preview) -> None:
+        """Hand ``preview`` to the listener unless that knows a later state of the image.
+
+        Previews are written by several threads, so an older one may be ready after a newer one.
+        """
+        with self._lock:
+            if not self.closed and preview.step > self._previewed.get(preview.image_index, 0):
+                self._previewed[preview.image_index] = preview.step
+                self._tell(preview)
+
     def complete_image(self, ready: ImageReady, now: float) -> bool:
         """Deliver a finished image; after the last one close the call and return True."""
         with self._lock:
             if self.closed:
                 return False
+            self._previewed[ready.image_index] = math.inf
             self._tell(ready)
             self._num_ready += 1
             if self._num_ready < len(self.images):

@@ -68,7 +68,7 @@ class Delivery:
     def _receive_preview(self, image: Image, step: int, picture: Picture | DiptychError) -> None:
         if isinstance(picture, DiptychError):
             return
-        image.call.deliver(
+        image.call.deliver_preview(
             Preview(
                 image_index=image.index,
                 step=step,
