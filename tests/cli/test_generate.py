@@ -148,6 +148,11 @@ def test_a_refused_call_as_json_lists_the_violations(invoke: Invoke, server: str
         (("--long-prompt", "shout"), "--long-prompt"),
         (("--solver-history", "forget"), "--solver-history"),
         (("--base", "nano"), "--server"),
+        (
+            ("--base-only", "--refiner-prompt", "x", "--refiner-guidance", "2"),
+            "--base-only (base_only): runs no refiner; leave out "
+            + "--refiner-prompt, --refiner-guidance",
+        ),
     ],
 )
 def test_flags_that_contradict_are_refused(

@@ -6,7 +6,15 @@ import pytest
 import typer
 
 from diptych.cli.report import EXIT_BAD_INPUT, EXIT_FAILED, reporting
-from diptych.errors import DiptychError, Draining, FieldViolation, InvalidRequest
+from diptych.errors import (
+    CheckpointInvalid,
+    DiptychError,
+    Draining,
+    ExpertMissing,
+    ExpertsMismatch,
+    FieldViolation,
+    InvalidRequest,
+)
 
 BAD_STEPS = InvalidRequest(
     [
@@ -25,8 +33,18 @@ def exit_code_of(error: DiptychError, *, as_json: bool = False) -> int:
     return int(ended.value.exit_code)
 
 
-def test_bad_input_exits_with_2() -> None:
-    assert exit_code_of(BAD_STEPS) == EXIT_BAD_INPUT
+@pytest.mark.parametrize(
+    "error",
+    [
+        BAD_STEPS,
+        CheckpointInvalid("model", "no config"),
+        ExpertsMismatch(field="prediction_type", base="epsilon", refiner="v_prediction"),
+        ExpertMissing("refiner"),
+    ],
+    ids=lambda error: error.reason,
+)
+def test_bad_input_exits_with_2(error: DiptychError) -> None:
+    assert exit_code_of(error) == EXIT_BAD_INPUT
 
 
 def test_any_other_failure_exits_with_1() -> None:

@@ -86,6 +86,9 @@ BaseOnly = Annotated[
     ),
 ]
 
+Refined = tuple[str | None, str | None, float | None, float | None]
+"""What the flags say of the refiner: prompt, negative prompt, guidance and its rescale."""
+
 
 def generate(
     prompt: Annotated[str, typer.Argument(help="What the picture shows.", show_default=False)],
@@ -127,11 +130,17 @@ def generate(
         with refusals.noting():
             width, height = parse_size(size) if size is not None else (None, None)
         stage = _stage(prompt, negative, guidance, guidance_rescale)
+        refined: Refined = (
+            refiner_prompt,
+            refiner_negative,
+            refiner_guidance,
+            refiner_guidance_rescale,
+        )
+        if base_only:
+            refined = _without_refiner(refined, refusals)
         call = GenerateCall(
             base=stage,
-            refiner=_refiner_stage(
-                stage, refiner_prompt, refiner_negative, refiner_guidance, refiner_guidance_rescale
-            ),
+            refiner=_refiner_stage(stage, *refined),
             base_only=base_only,
             boundary=boundary,
             width=width,
@@ -162,6 +171,17 @@ def _stage(
         guidance_scale=guidance,
         guidance_rescale=guidance_rescale,
     )
+
+
+def _without_refiner(refined: Refined, refusals: Refusals) -> Refined:
+    """Return that nothing is said of the refiner, and refuse the flags that did."""
+    names = ("prompt", "negative", "guidance", "guidance-rescale")
+    given = [
+        f"--refiner-{name}" for name, value in zip(names, refined, strict=True) if value is not None
+    ]
+    if given:
+        refusals.add("base_only", f"runs no refiner; leave out {', '.join(given)}")
+    return None, None, None, None
 
 
 def _refiner_stage(

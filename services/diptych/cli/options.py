@@ -176,6 +176,7 @@ _SHARED_FLAGS: Final[Mapping[str, str]] = {
 
 GENERATE_FLAGS: Final[Mapping[str, str]] = {
     **_SHARED_FLAGS,
+    "base_only": "--base-only",
     "base.prompt": "PROMPT",
     "base.negative_prompt": "--negative",
     "base.guidance_scale": "--guidance",

@@ -20,7 +20,13 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from diptych.errors import DiptychError, FieldViolation, InvalidArgument
+from diptych.errors import (
+    DiptychError,
+    ExpertMissing,
+    ExpertsMismatch,
+    FieldViolation,
+    InvalidArgument,
+)
 
 __all__ = ["EXIT_BAD_INPUT", "EXIT_FAILED", "Report", "reporting"]
 
@@ -28,6 +34,9 @@ EXIT_FAILED = 1
 """The request was sound and something else went wrong."""
 EXIT_BAD_INPUT = 2
 """The caller must change the command; also what Typer exits with on an unknown flag."""
+
+_BAD_INPUT = (InvalidArgument, ExpertsMismatch, ExpertMissing)
+"""What the command asks for is wrong, or does not fit together."""
 
 
 class Report:
@@ -96,7 +105,7 @@ def reporting(*, as_json: bool, flags: Mapping[str, str] | None = None) -> Itera
         yield report
     except DiptychError as error:
         report.fail(error, flags or {})
-        bad_input = isinstance(error, InvalidArgument)
+        bad_input = isinstance(error, _BAD_INPUT)
         raise typer.Exit(EXIT_BAD_INPUT if bad_input else EXIT_FAILED) from error
 
 
