@@ -13,7 +13,7 @@ from diptych.adapters.injection import inject
 from diptych.adapters.row_lines import Lines
 from diptych.errors import AdapterSlotsFull
 from diptych.kernels.low_rank import Factors
-from support.small_net import branch, branches, small_net
+from support.small_net import branch, branches, small_net, uses
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_gains_of_inputs_lie_in_the_other_half(bank: Bank, net: nn.Module) -> No
 def test_a_set_without_layers_takes_no_line(bank: Bank) -> None:
     lines = bank.write(bank.pack({}))
     assert lines.numbers == ()
-    assert bank.select([lines]) is not None
+    assert bank.select(uses(lines)) is not None
 
 
 def test_freed_lines_are_zeros_again(bank: Bank, net: nn.Module) -> None:
@@ -103,19 +103,26 @@ def test_says_when_there_is_no_room(bank: Bank, net: nn.Module) -> None:
 
 
 def test_a_batch_without_sets_is_the_plain_path(bank: Bank) -> None:
-    assert bank.select([None, None]) is None
+    assert bank.select(uses(None, None)) is None
 
 
 def test_an_index_is_as_wide_as_the_bucket(bank: Bank, net: nn.Module) -> None:
     lines = written(bank, net, 5)
-    rows = bank.select([None, lines])
+    rows = bank.select(uses(None, lines))
     assert rows is not None
     assert rows.tensors.lines.tolist() == [[0] * 8, [*lines.numbers, 0, 0, 0]]
 
 
+def test_every_line_of_a_row_has_its_sets_scale(bank: Bank, net: nn.Module) -> None:
+    first, second = written(bank, net, 5), written(bank, net, 2)
+    rows = bank.select([(), ((first, 0.5), (second, 2.0))])
+    assert rows is not None
+    assert rows.tensors.scales.tolist() == [[0.0] * 8, [*[0.5] * 5, 2.0, 2.0, 0.0]]
+
+
 def test_gain_lines_are_named_only_if_a_set_has_gains(bank: Bank, net: nn.Module) -> None:
     plain, scaled = written(bank, net, 3), written(bank, net, 3, out_gain=True)
-    rows = [bank.select([plain]), bank.select([plain, scaled])]
+    rows = [bank.select(uses(plain)), bank.select(uses(plain, scaled))]
     assert rows[0] is not None
     assert rows[1] is not None
     assert rows[0].tensors.out_gains is None
@@ -125,14 +132,14 @@ def test_gain_lines_are_named_only_if_a_set_has_gains(bank: Bank, net: nn.Module
 
 
 def test_rows_hold_only_within_their_context(bank: Bank, net: nn.Module) -> None:
-    rows = bank.select([written(bank, net, 3)])
+    rows = bank.select(uses(written(bank, net, 3)))
     with bank.using(rows):
         assert bank.rows is rows
     assert bank.rows is None
 
 
 def test_rows_are_put_away_when_a_forward_fails(bank: Bank, net: nn.Module) -> None:
-    rows = bank.select([written(bank, net, 3)])
+    rows = bank.select(uses(written(bank, net, 3)))
     with pytest.raises(ValueError, match="failed"), bank.using(rows):
         raise ValueError("failed")
     assert bank.rows is None

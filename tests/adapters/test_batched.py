@@ -8,10 +8,11 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from diptych.adapters.bank import Bank
+from diptych.adapters.binding import Branch
 from diptych.adapters.injection import inject
 from diptych.adapters.row_lines import Lines
 from diptych.models.row_independence import keep_rows_independent
-from support.small_net import SmallNet, branches, inputs, moved, small_net
+from support.small_net import SmallNet, branches, inputs, moved, small_net, uses
 
 SETS: dict[str, tuple[int, dict[str, bool]]] = {
     "rank 4": (4, {}),
@@ -43,7 +44,7 @@ class Adapted:
         self.lines[None] = None
 
     def run(self, names: list[str | None], given: tuple[Tensor, Tensor]) -> Tensor:
-        rows = self.bank.select([self.lines[name] for name in names])
+        rows = self.bank.select(uses(*[self.lines[name] for name in names]))
         with self.bank.using(rows):
             found: Tensor = self.net(*given)
         return found
@@ -83,6 +84,25 @@ def test_a_row_does_not_depend_on_its_batch(grouped: Adapted) -> None:
         pictures, vectors = (tensor[[row, row]] for tensor in given)
         alone = grouped.run([name, name], (pictures, vectors))
         torch.testing.assert_close(together[row], alone[0], atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_a_row_may_use_several_sets_each_at_its_scale(adapted: Adapted) -> None:
+    small, wide = adapted.lines["rank 4"], adapted.lines["rank 64"]
+    assert small is not None
+    assert wide is not None
+    given = inputs(3)
+    with adapted.bank.using(adapted.bank.select([(), ((small, 0.5), (wide, -0.25)), ()])):
+        found = adapted.net(*given)[1:2]
+    both = dict(adapted.branches["rank 4"])
+    for name, branch in adapted.branches["rank 64"].items():
+        both[name] = Branch(
+            down=torch.cat([both[name].down, branch.down]),
+            up=torch.cat([0.5 * both[name].up, -0.25 * branch.up], dim=1),
+        )
+    pictures, vectors = (tensor[1:2].double() for tensor in given)
+    expected = moved(adapted.plain, both)(pictures, vectors)
+    torch.testing.assert_close(found.double(), expected, atol=1e-4, rtol=1e-5)
 
 
 @torch.no_grad()
@@ -147,7 +167,7 @@ def test_rows_of_a_unet_do_not_depend_on_their_batch_to_the_bit(
 
     def predict(rows: list[int]) -> Tensor:
         conditions = {"text_embeds": pooled[rows], "time_ids": time_ids[rows]}
-        with bank.using(bank.select([sets[row] for row in rows])):
+        with bank.using(bank.select(uses(*[sets[row] for row in rows]))):
             found: Tensor = unet(
                 x[rows], timestep[rows], text[rows], added_cond_kwargs=conditions
             ).sample

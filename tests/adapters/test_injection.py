@@ -11,7 +11,7 @@ from typing_extensions import override
 from diptych.adapters.injection import inject, line_bytes
 from diptych.adapters.row_lines import Lines
 from diptych.kernels.low_rank import RowTensors
-from support.small_net import SmallNet, branches, inputs, small_net
+from support.small_net import SmallNet, branches, inputs, small_net, uses
 
 
 @pytest.fixture
@@ -100,13 +100,13 @@ class Compiled:
         return self.bank.write(self.bank.pack(branches(self.net, rank, seed=seed, **gains)))
 
     def run(self, *rows: Lines | None) -> Tensor:
-        selected = self.bank.select(rows)
+        selected = self.bank.select(uses(*rows))
         tensors = None if selected is None else selected.tensors
         with torch.no_grad():
             return self._call(*inputs(len(rows)), tensors)
 
     def eager(self, *rows: Lines | None) -> Tensor:
-        with torch.no_grad(), self.bank.using(self.bank.select(rows)):
+        with torch.no_grad(), self.bank.using(self.bank.select(uses(*rows))):
             found: Tensor = self.net(*inputs(len(rows)))
         return found
 

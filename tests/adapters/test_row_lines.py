@@ -7,7 +7,7 @@ from torch import nn
 from diptych.adapters.bank import Bank
 from diptych.adapters.injection import inject
 from diptych.adapters.row_lines import RANK_BUCKETS, Lines, RowLines, bucket_of
-from support.small_net import branch, branches, small_net
+from support.small_net import branch, branches, small_net, uses
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def written(bank: Bank, net: nn.Module, rank: int, **gains: bool) -> Lines:
 
 
 def selected(bank: Bank, *rows: Lines | None) -> RowLines:
-    found = bank.select(rows)
+    found = bank.select(uses(*rows))
     assert found is not None
     return found
 
@@ -33,6 +33,10 @@ def selected(bank: Bank, *rows: Lines | None) -> RowLines:
 @pytest.mark.parametrize(("rank", "bucket"), [(1, 8), (8, 8), (9, 16), (128, 128), (129, 256)])
 def test_a_rank_is_padded_to_the_next_bucket(rank: int, bucket: int) -> None:
     assert bucket_of(rank) == bucket
+
+
+def test_ranks_beyond_the_last_bucket_are_padded_to_its_multiples() -> None:
+    assert [bucket_of(rank) for rank in (512, 513, 1025)] == [512, 1024, 1536]
 
 
 def test_buckets_are_those_the_kernel_is_launched_for() -> None:
@@ -83,7 +87,7 @@ def test_the_same_batch_gathers_once(bank: Bank, net: nn.Module) -> None:
 
 def test_factors_too_large_to_remember_are_gathered_again(bank: Bank, net: nn.Module) -> None:
     lines = written(bank, net, 4)
-    rows = RowLines(lines=(lines,), tensors=selected(bank, lines).tensors, _room_bytes=100)
+    rows = RowLines(uses=(((lines, 1.0),),), tensors=selected(bank, lines).tensors, _room_bytes=100)
     assert rows.at(bank.layers["query"]) is not rows.at(bank.layers["query"])
 
 
@@ -91,3 +95,20 @@ def test_a_row_is_padded_with_zeros(bank: Bank, net: nn.Module) -> None:
     found = selected(bank, written(bank, net, 5)).at(bank.layers["conv"])
     assert found is not None
     assert not torch.count_nonzero(found.groups[0].down[:, 5:])
+
+
+def test_sets_of_one_row_lie_side_by_side_each_at_its_scale(bank: Bank, net: nn.Module) -> None:
+    first, second = written(bank, net, 5), written(bank, net, 6)
+    rows = bank.select([((first, 0.5), (second, -2.0))])
+    assert rows is not None
+    found = rows.at(bank.layers["query"])
+    assert found is not None
+    up = bank.layers["query"].factors.up
+    expected = torch.cat([0.5 * up[list(first.numbers)], -2.0 * up[list(second.numbers)]])
+    assert torch.equal(found.groups[0].up[0, :11], expected)
+
+
+def test_shapes_tell_batches_apart_as_a_compiler_does(bank: Bank, net: nn.Module) -> None:
+    plain, dora = written(bank, net, 5), written(bank, net, 20, out_gain=True)
+    shapes = [selected(bank, *rows).shape for rows in ([plain, None], [plain, dora])]
+    assert shapes == [(2, 8, False, False), (2, 32, True, False)]

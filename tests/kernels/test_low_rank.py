@@ -34,18 +34,19 @@ def four_rows() -> RowTensors:
     lines[0] = torch.arange(1, 9)
     lines[1, :3] = torch.tensor([30, 11, 12])
     lines[3, :5] = torch.arange(20, 25)
-    return RowTensors(lines=lines)
+    return RowTensors(lines=lines, scales=torch.linspace(-1.0, 1.0, 32).view(4, 8))
 
 
-def update(found: Factors, lines: Tensor) -> Tensor:
+def update(found: Factors, rows: RowTensors, row: int) -> Tensor:
     """Return the weight [out, in * kh * kw] that one row's lines add, in float64."""
-    return found.up[lines].double().mT @ found.down[lines].double()
+    lines, scales = rows.lines[row], rows.scales[row].double()
+    return found.up[lines].double().mT * scales @ found.down[lines].double()
 
 
 def test_a_linear_map_adds_every_rows_own_product() -> None:
     found, rows, x, y = factors(12, 7), four_rows(), drawn(4, 5, 12), drawn(4, 5, 7)
     expected = torch.stack(
-        [y[row].double() + x[row].double() @ update(found, rows.lines[row]).mT for row in range(4)]
+        [y[row].double() + x[row].double() @ update(found, rows, row).mT for row in range(4)]
     )
     made = add_low_rank(y.clone(), x, factors=found, rows=rows, bias=None, window=None)
     torch.testing.assert_close(made.double(), expected, atol=1e-5, rtol=0)
@@ -64,7 +65,7 @@ def test_rows_of_one_vector_are_rows_too() -> None:
 def test_a_convolution_adds_every_rows_own_product(window: Window) -> None:
     taps = window.kernel[0] * window.kernel[1]
     found, rows, x = factors(6 * taps, 7), four_rows(), drawn(4, 6, 9, 8)
-    weights = [update(found, row).view(7, 6, *window.kernel) for row in rows.lines]
+    weights = [update(found, rows, row).view(7, 6, *window.kernel) for row in range(4)]
     added = torch.stack(
         [
             functional.conv2d(
@@ -86,7 +87,9 @@ def test_a_convolution_adds_every_rows_own_product(window: Window) -> None:
 def test_gains_multiply_the_output_without_its_bias(window: Window | None) -> None:
     found = factors(9 * 6 if window else 6, 7)
     gains = torch.tensor([0, 33, 0, 0], dtype=torch.int32)
-    rows = RowTensors(lines=torch.zeros(4, 8, dtype=torch.int32), out_gains=gains)
+    rows = RowTensors(
+        lines=torch.zeros(4, 8, dtype=torch.int32), scales=torch.ones(4, 8), out_gains=gains
+    )
     bias = drawn(7)
     x, y = (drawn(4, 6, 5, 5), drawn(4, 7, 5, 5)) if window else (drawn(4, 5, 6), drawn(4, 5, 7))
     across = (-1, 1, 1) if window else (-1,)
@@ -118,7 +121,7 @@ def test_what_a_row_gets_does_not_depend_on_the_others(window: Window | None) ->
             y[row : row + 1].clone(),
             x[row : row + 1],
             factors=found,
-            rows=RowTensors(lines=rows.lines[row : row + 1]),
+            rows=RowTensors(lines=rows.lines[row : row + 1], scales=rows.scales[row : row + 1]),
             bias=None,
             window=window,
         )

@@ -16,7 +16,8 @@ NUM_LINES = 160
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One layer and one batch of four rows: two ranks, none, and one that the layer lacks."""
+    """One layer and one batch of four rows: a full rank, one in part this layer's, none, and
+    one whose set leaves the layer alone."""
 
     x: tuple[int, ...]
     y: tuple[int, ...]
@@ -77,10 +78,14 @@ def layer(case: Case) -> Factors:
 def rows(case: Case) -> RowTensors:
     lines = torch.zeros(4, case.rank, dtype=torch.int32)
     lines[0, : case.rank] = torch.arange(1, case.rank + 1).clamp(max=NUM_LINES - 11)
-    lines[1, :3] = torch.tensor([30, 11, 12])
+    lines[1, :5] = torch.tensor([NUM_LINES - 9, NUM_LINES - 8, 30, 11, 12])
     lines[3, :4] = torch.arange(NUM_LINES - 10, NUM_LINES - 6)
     gains = torch.tensor([0, NUM_LINES - 1, 0, 7], dtype=torch.int32)
-    return RowTensors(lines=lines.to(DEVICE), out_gains=gains.to(DEVICE) if case.gains else None)
+    return RowTensors(
+        lines=lines.to(DEVICE),
+        scales=drawn(4, case.rank),
+        out_gains=gains.to(DEVICE) if case.gains else None,
+    )
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)

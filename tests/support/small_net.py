@@ -7,8 +7,9 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from diptych.adapters.binding import Branch
+from diptych.adapters.row_lines import Lines, RowUses
 
-__all__ = ["SmallNet", "branch", "branches", "inputs", "moved", "small_net"]
+__all__ = ["SmallNet", "branch", "branches", "inputs", "moved", "small_net", "uses"]
 
 
 class SmallNet(nn.Module):
@@ -85,3 +86,8 @@ def moved(net: SmallNet, found: Mapping[str, Branch]) -> SmallNet:
         product = branch_found.up.double() @ branch_found.down.double().flatten(1)
         weight.data = scaled + product.view(weight.shape)
     return copy
+
+
+def uses(*rows: Lines | None) -> list[RowUses]:
+    """Return rows that use one set each, as it is, or none."""
+    return [() if lines is None else ((lines, 1.0),) for lines in rows]

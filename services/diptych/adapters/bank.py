@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from diptych.adapters.binding import Branch
-from diptych.adapters.row_lines import Layer, Lines, RowLines, bucket_of
+from diptych.adapters.row_lines import Layer, Lines, RowLines, RowUses, bucket_of
 from diptych.errors import AdapterSlotsFull
 from diptych.kernels.low_rank import AddLowRank, Factors, RowTensors, Window, add_low_rank
 
@@ -145,7 +145,7 @@ class Bank:
             in_gains=packed.in_gains,
         )
         numbers = self._tensor(lines.numbers)
-        values = packed.values.to(self._table.device, non_blocking=True)
+        values = self._on_device(packed.values)
         start = 0
         for columns in packed.columns:
             stop = start + columns.stop - columns.start
@@ -165,13 +165,12 @@ class Bank:
         for number in lines.numbers:
             heapq.heappush(self._free, number)
 
-    def select(self, rows: Sequence[Lines | None]) -> RowLines | None:
+    def select(self, rows: Sequence[RowUses]) -> RowLines | None:
         """Return the sets of a batch's rows for ``using``; None if no row has one."""
-        chosen = [lines for lines in rows if lines is not None]
-        if not chosen:
+        if not any(rows):
             return None
-        assert self._held.issuperset(chosen)
-        return RowLines(lines=tuple(rows), tensors=self._row_tensors(rows))
+        assert self._held.issuperset(lines for uses in rows for lines, _ in uses)
+        return RowLines(uses=tuple(rows), tensors=self._row_tensors(rows))
 
     @contextmanager
     def using(self, rows: RowLines | None) -> Iterator[None]:
@@ -216,26 +215,39 @@ class Bank:
         table = np.zeros((len(self._layers), len(lines.numbers)), dtype=np.int32)
         for name, rank in lines.ranks.items():
             table[self._numbers[name], :rank] = 1
-        self._used.index_copy_(1, numbers, torch.from_numpy(table).to(self._used.device))
+        self._used.index_copy_(1, numbers, self._on_device(torch.from_numpy(table)))
 
-    def _row_tensors(self, rows: Sequence[Lines | None]) -> RowTensors:
-        chosen = [lines for lines in rows if lines is not None]
-        index = np.zeros((len(rows), bucket_of(max(line.rank for line in chosen))), dtype=np.int32)
+    def _row_tensors(self, rows: Sequence[RowUses]) -> RowTensors:
+        rank = max(sum(lines.rank for lines, _ in uses) for uses in rows)
+        numbers = np.zeros((len(rows), bucket_of(rank)), dtype=np.int32)
+        scales = np.zeros(numbers.shape, dtype=np.float32)
         gains = np.zeros((2, len(rows)), dtype=np.int32)
-        for row, lines in enumerate(rows):
-            if lines is not None:
-                index[row, : lines.rank] = lines.numbers[: lines.rank]
-                gains[:, row] = lines.gain_line
-        device = self._table.device
-        out_gains, in_gains = torch.from_numpy(gains).to(device)
+        for row, uses in enumerate(rows):
+            start = 0
+            for lines, scale in uses:
+                stop = start + lines.rank
+                numbers[row, start:stop] = lines.numbers[: lines.rank]
+                scales[row, start:stop] = scale
+                start = stop
+                if lines.gain_line:
+                    assert scale == 1.0
+                    assert not gains[0, row]
+                    gains[:, row] = lines.gain_line
+        chosen = [lines for uses in rows for lines, _ in uses]
+        out_gains, in_gains = self._on_device(torch.from_numpy(gains))
         return RowTensors(
-            lines=torch.from_numpy(index).to(device),
+            lines=self._on_device(torch.from_numpy(numbers)),
+            scales=self._on_device(torch.from_numpy(scales)),
             out_gains=out_gains if any(lines.out_gains for lines in chosen) else None,
             in_gains=in_gains if any(lines.in_gains for lines in chosen) else None,
         )
 
+    def _on_device(self, tensor: Tensor) -> Tensor:
+        """Return a tensor that was just made; the device does not wait for it."""
+        return tensor.to(self._table.device, non_blocking=True)
+
     def _tensor(self, numbers: Sequence[int]) -> Tensor:
-        return torch.tensor(numbers, dtype=torch.long, device=self._table.device)
+        return self._on_device(torch.tensor(numbers, dtype=torch.long))
 
 
 def _width(module: torch.nn.Module) -> int:

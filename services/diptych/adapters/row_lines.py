@@ -8,13 +8,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from diptych.adapters.binding import MAX_BOUND_RANK
 from diptych.kernels.low_rank import Factors, RowTensors, Window
 
-__all__ = ["RANK_BUCKETS", "Gathered", "Group", "Layer", "Lines", "RowLines", "bucket_of"]
+__all__ = [
+    "RANK_BUCKETS",
+    "Gathered",
+    "Group",
+    "Layer",
+    "Lines",
+    "RowLines",
+    "RowUses",
+    "bucket_of",
+]
 
 RANK_BUCKETS: Final = (8, 16, 32, 64, 128, 256, MAX_BOUND_RANK)
 """Ranks that batches are padded to; one adapter alone has at most 128."""
@@ -23,8 +33,10 @@ _REMEMBERED_BYTES: Final = 64 * 2**20
 
 
 def bucket_of(rank: int) -> int:
-    """Return the smallest bucket that holds ``rank``."""
-    return next(bucket for bucket in RANK_BUCKETS if bucket >= rank)
+    """Return the smallest bucket that holds ``rank``; beyond the last, a multiple of it."""
+    largest = RANK_BUCKETS[-1]
+    multiple = -(-rank // largest) * largest
+    return next((bucket for bucket in RANK_BUCKETS if bucket >= rank), multiple)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -62,6 +74,10 @@ class Lines:
         return self.numbers[-1] if self.out_gains or self.in_gains else 0
 
 
+RowUses = tuple[tuple[Lines, float], ...]
+"""The sets one row uses, each times a scale; at most one has gains, and its scale is 1."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Group:
     """Rows whose ranks on one layer share a bucket, with their factors gathered."""
@@ -71,7 +87,7 @@ class Group:
     down: Tensor
     """[b, R, in * kh * kw]"""
     up: Tensor
-    """[b, R, out]"""
+    """[b, R, out], scales included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -93,17 +109,23 @@ class RowLines:
     one of its sets is freed.
     """
 
-    lines: tuple[Lines | None, ...]
+    uses: tuple[RowUses, ...]
     tensors: RowTensors
     """The same for a compiled forward or a kernel."""
     _memory: dict[str, Gathered | None] = field(default_factory=dict)
     _room_bytes: int = _REMEMBERED_BYTES
 
+    @property
+    def shape(self) -> tuple[int, int, bool, bool]:
+        """Return what compiled forwards depend on: rows, ranks, and which gains there are."""
+        lines, _, out_gains, in_gains = self.tensors
+        return (*lines.shape, out_gains is not None, in_gains is not None)
+
     def at(self, layer: Layer) -> Gathered | None:
         """Return what the rows add to ``layer``; None if nothing."""
         if layer.name in self._memory:
             return self._memory[layer.name]
-        found = _gather(layer, self.lines)
+        found = _gather(layer, self.uses)
         size_bytes = 0 if found is None else _size_bytes(found)
         if size_bytes <= self._room_bytes:
             self._memory[layer.name] = found
@@ -111,15 +133,15 @@ class RowLines:
         return found
 
 
-def _gather(layer: Layer, rows: Sequence[Lines | None]) -> Gathered | None:
+def _gather(layer: Layer, rows: Sequence[RowUses]) -> Gathered | None:
     """Return what ``rows`` add to ``layer``; None if nothing."""
     by_bucket: dict[int, list[int]] = {}
-    for row, lines in enumerate(rows):
-        rank = 0 if lines is None else lines.ranks.get(layer.name, 0)
+    for row, uses in enumerate(rows):
+        rank = sum(lines.ranks.get(layer.name, 0) for lines, _ in uses)
         if rank > 0:
             by_bucket.setdefault(bucket_of(rank), []).append(row)
-    out_lines = [_gain_line(lines, layer.name, outputs=True) for lines in rows]
-    in_lines = [_gain_line(lines, layer.name, outputs=False) for lines in rows]
+    out_lines = [_gain_line(uses, layer.name, outputs=True) for uses in rows]
+    in_lines = [_gain_line(uses, layer.name, outputs=False) for uses in rows]
     if not by_bucket and not any(out_lines) and not any(in_lines):
         return None
     down, up, _ = layer.factors
@@ -131,26 +153,31 @@ def _gather(layer: Layer, rows: Sequence[Lines | None]) -> Gathered | None:
     )
 
 
-def _gain_line(lines: Lines | None, name: str, *, outputs: bool) -> int:
+def _gain_line(uses: RowUses, name: str, *, outputs: bool) -> int:
     """Return the line of a row's gains on one layer, 0 for none."""
-    if lines is None or name not in (lines.out_gains if outputs else lines.in_gains):
-        return 0
-    return lines.gain_line
+    for lines, _ in uses:
+        if name in (lines.out_gains if outputs else lines.in_gains):
+            return lines.gain_line
+    return 0
 
 
-def _group(layer: Layer, rows: Sequence[Lines | None], bucket: int, chosen: list[int]) -> Group:
+def _group(layer: Layer, rows: Sequence[RowUses], bucket: int, chosen: list[int]) -> Group:
     """Return the factors of the rows ``chosen``, each padded with line 0 to ``bucket``."""
-    numbers: list[int] = []
-    for row in chosen:
-        lines = rows[row]
-        assert lines is not None
-        rank = lines.ranks[layer.name]
-        numbers += [*lines.numbers[:rank], *[0] * (bucket - rank)]
-    shape = (len(chosen), bucket, -1)
+    numbers = np.zeros((len(chosen), bucket), dtype=np.int64)
+    scales = np.zeros((len(chosen), bucket, 1), dtype=np.float32)
+    for place, row in enumerate(chosen):
+        start = 0
+        for lines, scale in rows[row]:
+            stop = start + lines.ranks.get(layer.name, 0)
+            numbers[place, start:stop] = lines.numbers[: stop - start]
+            scales[place, start:stop] = scale
+            start = stop
+    shape, flat = (len(chosen), bucket, -1), numbers.ravel().tolist()
+    up = _lines_at(layer.factors.up, flat).view(shape)
     return Group(
         rows=_row_selector(chosen, len(rows), layer.weight.device),
-        down=_lines_at(layer.factors.down, numbers).view(shape),
-        up=_lines_at(layer.factors.up, numbers).view(shape),
+        down=_lines_at(layer.factors.down, flat).view(shape),
+        up=up.mul_(torch.from_numpy(scales).to(up)),
     )
 
 

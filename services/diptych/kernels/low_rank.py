@@ -57,6 +57,8 @@ class RowTensors(NamedTuple):
 
     lines: Tensor
     """[B, R] int32; 0 stands for nothing."""
+    scales: Tensor
+    """[B, R] float32: what each line's ``up`` is multiplied by."""
     out_gains: Tensor | None = None
     """[B] int32: the line whose ``up`` is added to 1 and multiplies the outputs without bias."""
     in_gains: Tensor | None = None
@@ -88,7 +90,7 @@ def add_low_rank(
     bias: Tensor | None,
     window: Window | None,
 ) -> Tensor:
-    """Return y + gain * (y - bias) + up @ down @ x row by row; may overwrite ``y``.
+    """Return y + gain * (y - bias) + up @ scales @ down @ x row by row; may overwrite ``y``.
 
     Args:
         y: What the layer made of ``x``: [B, ..., out], or [B, out, H, W] of a convolution.
@@ -101,6 +103,7 @@ def add_low_rank(
     if rows.out_gains is not None:
         y = scale_output(y, factors.up[rows.out_gains], bias=bias, window=window)
     down, up = factors.down[rows.lines], factors.up[rows.lines]
+    up = up * rows.scales[:, :, None].to(up.dtype)
     return add_product(y, x, down=down, up=up, window=window)
 
 

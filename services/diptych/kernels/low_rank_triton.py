@@ -118,6 +118,7 @@ def _kernel(  # noqa: PLR0913 - a kernel takes every address, size and stride
     up: tl.tensor,
     used: tl.tensor,
     row_lines: tl.tensor,
+    row_scales: tl.tensor,
     row_gains: tl.tensor,
     bias: tl.tensor,
     sizes: tl.tensor,
@@ -136,21 +137,22 @@ def _kernel(  # noqa: PLR0913 - a kernel takes every address, size and stride
     """Update one block of one row's tokens; strides are of row, channel and token."""
     num_tokens, num_outputs, num_inputs, num_pixels, out_width, in_width = sizes
     row = tl.program_id(0).to(tl.int64)
-    row_lines += row * line_strides[1]
-    is_used = tl.load(used + tl.load(row_lines)) != 0
+    ranks = tl.arange(0, BLOCK_RANK)
+    places = row * line_strides[1] + ranks
+    lines = tl.load(row_lines + places, mask=ranks < RANK, other=0).to(tl.int64)
+    is_used = tl.max(tl.load(used + lines)) != 0
     gain_line = tl.zeros((), dtype=tl.int64)
     if GAINS:
         gain_line += tl.load(row_gains + row).to(tl.int64) * line_strides[0]
     if is_used | (gain_line != 0):
-        ranks = tl.arange(0, BLOCK_RANK)
-        lines = tl.load(row_lines + ranks, mask=ranks < RANK, other=0)
-        lines = lines.to(tl.int64) * line_strides[0]
+        lines *= line_strides[0]
         tokens = tl.program_id(1) * BLOCK_TOKENS + tl.arange(0, BLOCK_TOKENS)
         reduced = _shrink(
             x + row * x_strides[0], down, lines, tokens,
             (num_tokens, out_width, num_inputs, num_pixels, in_width), (x_strides[1], x_strides[2]),
             SIDES, BLOCK_TOKENS, BLOCK_RANK, BLOCK_IN,
         )  # fmt: skip
+        reduced *= tl.load(row_scales + places, mask=ranks < RANK, other=0.0)[None, :]
         _expand(
             y + row * y_strides[0], up, bias, reduced, lines, gain_line, tokens,
             (num_tokens, num_outputs), (y_strides[1], y_strides[2]),
@@ -167,7 +169,7 @@ def add_low_rank(
     bias: Tensor | None,
     window: Window | None,
 ) -> Tensor:
-    """Return y + gain * (y - bias) + up @ down @ x row by row; overwrites ``y`` where it can.
+    """Return y + gain * (y - bias) + up @ scales @ down @ x by row; overwrites ``y`` where it can.
 
     Shapes are those of ``low_rank.add_low_rank``.
     """
@@ -175,7 +177,7 @@ def add_low_rank(
     sides: list[int] = []
     if window is not None:
         sides = [*window.kernel, *window.stride, *window.padding, *window.dilation]
-    _launch(y, x, *factors, rows.lines, rows.out_gains, bias, sides)
+    _launch(y, x, *factors, rows.lines, rows.scales, rows.out_gains, bias, sides)
     return y
 
 
@@ -195,6 +197,7 @@ def _launch(  # noqa: PLR0913 - an operation takes tensors one by one
     up: Tensor,
     used: Tensor,
     lines: Tensor,
+    scales: Tensor,
     gains: Tensor | None,
     bias: Tensor | None,
     sides: list[int],
@@ -217,6 +220,7 @@ def _launch(  # noqa: PLR0913 - an operation takes tensors one by one
             up,
             used,
             chunk,
+            scales[:, start:],
             gains if gains is not None and has_gains else chunk,
             y if bias is None else bias,
             (num_tokens, num_outputs, *tokens_x.shape[1:], out_width, in_width),
