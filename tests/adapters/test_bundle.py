@@ -99,6 +99,14 @@ ADAPTER_OF_CONSTANTS = Adapter(
 )
 
 
+def test_there_is_one_zero() -> None:
+    first, second = (
+        replace(ADAPTER, targets={CONV: replace(ADAPTER.targets[CONV], alpha=zero)})
+        for zero in (0.0, -0.0)
+    )
+    assert digest_of(first) == digest_of(second)
+
+
 def test_digest_is_that_of_the_bytes() -> None:
     assert digest_of(ADAPTER) == Digest.of_bytes(to_bytes(ADAPTER))
     assert b"".join(bundle_pieces(ADAPTER)) == to_bytes(ADAPTER)

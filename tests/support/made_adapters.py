@@ -1,5 +1,6 @@
 """Adapters of every kind, for properties that must hold of all of them."""
 
+import random
 from types import MappingProxyType
 
 import torch
@@ -55,10 +56,12 @@ def low_ranks(
     per_input: bool = True,
 ) -> LowRank:
     """Draw an update of a small linear layer or convolution of 3x3."""
-    rank, seed = draw(st.integers(1, 5)), draw(st.integers(0, 1000))
-    num_out, num_in = draw(st.integers(1, 6)), draw(st.integers(1, 6))
-    dtype = draw(st.sampled_from(dtypes))
-    side = draw(st.sampled_from([None, False, *([True] if per_input else [])])) if dora else None
+    # One draw for all sizes: hypothesis would take longer over each than torch over the tensors.
+    seed = draw(st.integers(0, 2**16))
+    chance = random.Random(seed)
+    rank, num_out, num_in = (chance.randint(1, most) for most in (5, 6, 6))
+    dtype = chance.choice(dtypes)
+    side = chance.choice([None, False, *([True] if per_input else [])]) if dora else None
     kernel = (3, 3) if convolution else ()
     norms = noise(num_in if side else num_out, seed=seed + 2, dtype=dtype).abs()
     return LowRank(
@@ -72,9 +75,10 @@ def low_ranks(
 @st.composite
 def learned_tokens(draw: st.DrawFn, *, dtypes: tuple[torch.dtype, ...] = DTYPES) -> LearnedToken:
     """Draw a token of one or both encoders."""
-    num_vectors, seed = draw(st.integers(1, 3)), draw(st.integers(0, 1000))
-    parts = draw(st.sets(st.sampled_from(TEXT_ENCODERS), min_size=1))
-    dtype = draw(st.sampled_from(dtypes))
+    seed = draw(st.integers(0, 2**16))
+    chance = random.Random(seed)
+    num_vectors, dtype = chance.randint(1, 3), chance.choice(dtypes)
+    parts = chance.sample(TEXT_ENCODERS, chance.randint(1, 2))
     widths = {Component.TEXT_ENCODER: 768, Component.TEXT_ENCODER_2: 1280}
     vectors = {part: noise(num_vectors, widths[part], seed=seed, dtype=dtype) for part in parts}
     return LearnedToken(vectors=MappingProxyType(vectors))
@@ -102,11 +106,12 @@ def adapters(
     dtypes: tuple[torch.dtype, ...] = DTYPES,
     dora: bool = True,
     per_input: bool = True,
-    token_texts: st.SearchStrategy[str] | None = None,
+    tokens: bool = True,
 ) -> Adapter:
     """Draw an adapter of at least one target or token."""
     allowed = [Target(component=part, module=name) for part in components for name in MODULES[part]]
-    chosen = draw(st.lists(st.sampled_from(allowed), max_size=4, unique=True))
+    minimum = 0 if tokens else 1
+    chosen = draw(st.lists(st.sampled_from(allowed), min_size=minimum, max_size=4, unique=True))
     targets = {
         target: draw(
             low_ranks(
@@ -118,16 +123,13 @@ def adapters(
         )
         for target in chosen
     }
-    texts = (
-        st.sampled_from(["<s0>", "<s1>", "huggy", "a b"]) if token_texts is None else token_texts
-    )
+    texts, widest = st.sampled_from(["<s0>", "<s1>", "huggy", "a b"]), 2 if tokens else 0
+    of_tokens = learned_tokens(dtypes=dtypes)
     minimum = 0 if targets else 1
-    tokens = draw(
-        st.dictionaries(texts, learned_tokens(dtypes=dtypes), min_size=minimum, max_size=2)
-    )
+    learned = draw(st.dictionaries(texts, of_tokens, min_size=minimum, max_size=widest))
     return Adapter(
         targets=MappingProxyType(targets),
-        tokens=MappingProxyType(tokens),
+        tokens=MappingProxyType(learned),
         made_for=draw(made_fors()),
         trigger_words=tuple(draw(st.lists(TEXTS, max_size=2))),
         metadata=MappingProxyType(draw(st.dictionaries(TEXTS, TEXTS, max_size=2))),

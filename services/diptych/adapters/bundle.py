@@ -111,7 +111,7 @@ def from_tensor_file(file: TensorFile, *, source: str) -> Adapter:
 def _content(adapter: Adapter) -> dict[str, object]:
     targets: dict[str, dict[str, object]] = {}
     for target, low_rank in adapter.targets.items():
-        entry: dict[str, object] = {"alpha": float(low_rank.alpha)}
+        entry: dict[str, object] = {"alpha": float(low_rank.alpha) + 0.0}  # not -0.0
         if low_rank.magnitude is not None:
             entry["magnitude_per"] = _SIDES[low_rank.magnitude.per_input]
         targets[f"{target.component}.{target.module}"] = entry
