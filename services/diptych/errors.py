@@ -322,9 +322,10 @@ class AdapterInUse(FailedPrecondition):
 
     reason = "ADAPTER_IN_USE"
 
-    def __init__(self, *, adapter: str, num_requests: int) -> None:
-        super().__init__(f"adapter {adapter} is in use by {num_requests} requests")
-        self.adapter, self.num_requests = adapter, num_requests
+    def __init__(self, *, adapter: str, num_requests: int, pinned: bool = False) -> None:
+        kept = " and kept on the device" if pinned else ""
+        super().__init__(f"adapter {adapter} is in use by {num_requests} requests{kept}")
+        self.adapter, self.num_requests, self.pinned = adapter, num_requests, pinned
 
 
 class NameMoved(Aborted):

@@ -2,10 +2,20 @@
 
 from diptych.inference.settings import InferenceSettings, Settings
 from diptych.telemetry.metrics import METRIC_NAMES
-from diptych.v1 import inference_pb2, types_pb2
+from diptych.v1 import adapters_pb2, inference_pb2, types_pb2
 
 SHARED_VARIABLES = {"DIPTYCH_CONFIG", "DIPTYCH_HOME", "DIPTYCH_LOG_LEVEL", "DIPTYCH_OTLP_ENDPOINT"}
 INFERENCE_SETTINGS = {
+    "adapter_disk_bytes",
+    "adapter_host_bytes",
+    "adapter_import_dir",
+    "adapter_import_hub",
+    "adapter_import_prefixes",
+    "adapter_lines",
+    "adapter_max_bytes",
+    "adapter_slice_s",
+    "adapters_dir",
+    "adapters_store",
     "auth_tokens_file",
     "base",
     "base_family",
@@ -16,6 +26,7 @@ INFERENCE_SETTINGS = {
     "health_port",
     "host",
     "hub_endpoint",
+    "max_adapters",
     "max_images",
     "max_inline_bytes",
     "max_pixels",
@@ -52,6 +63,16 @@ METRICS = {
     "diptych_step_time_seconds",
 }
 RPCS = {"Generate", "Refine", "GetCapabilities"}
+ADAPTER_RPCS = {
+    "DeleteAdapter",
+    "ExportAdapter",
+    "GetAdapter",
+    "ImportAdapter",
+    "ListAdapters",
+    "LoadAdapter",
+    "MergeAdapters",
+    "UnloadAdapter",
+}
 
 
 def test_shared_settings_are_the_listed_ones() -> None:
@@ -74,6 +95,11 @@ def test_every_metric_carries_the_prefix_of_the_product() -> None:
 def test_rpcs_are_the_listed_ones() -> None:
     service = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"]
     assert {method.name for method in service.methods} == RPCS
+
+
+def test_adapter_rpcs_are_the_listed_ones() -> None:
+    service = adapters_pb2.DESCRIPTOR.services_by_name["AdapterService"]
+    assert {method.name for method in service.methods} == ADAPTER_RPCS
 
 
 def test_enums_start_at_unspecified() -> None:

@@ -27,6 +27,7 @@ from diptych.inference.hosted import Hosted
 from diptych.inference.server import BackgroundServer, Load, Loaded
 from diptych.inference.settings import InferenceSettings, Settings
 from diptych.rpc.channel import ChannelConfig
+from support.catalogs import FakeCatalog
 from support.engines import FakeEngine
 
 CALL = GenerateCall(base=Stage(prompt="a red circle"), seed=7)
@@ -46,7 +47,9 @@ def settings(**own: object) -> Settings:
 
 
 def loading(engine: FakeEngine, hosted: Hosted) -> Load:
-    return lambda _settings, _metrics: Loaded(engine=engine, hosted=hosted, num_slots=4)
+    return lambda _settings, _metrics: Loaded(
+        engine=engine, hosted=hosted, catalog=FakeCatalog(), num_slots=4
+    )
 
 
 @pytest.fixture
@@ -101,7 +104,7 @@ def test_server_that_loads_is_not_ready_yet(engine: FakeEngine, hosted: Hosted) 
 
     def load(*_: object) -> Loaded:
         loaded.wait(30.0)
-        return Loaded(engine=engine, hosted=hosted, num_slots=4)
+        return Loaded(engine=engine, hosted=hosted, catalog=FakeCatalog(), num_slots=4)
 
     server = BackgroundServer(settings(health_port=number), load)
     with pytest.raises(Unavailable, match="not ready within"):

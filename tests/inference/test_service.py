@@ -24,6 +24,7 @@ from diptych.inference.service import SERVICE_NAME, Hosting, InferenceService
 from diptych.rpc.channel import ChannelConfig
 from diptych.rpc.server import RpcServer, ServerConfig
 from diptych.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
+from support.catalogs import FakeCatalog
 from support.engines import FakeEngine
 
 CALL = GenerateCall(base=Stage(prompt="a red circle"), seed=7)
@@ -44,7 +45,7 @@ async def service(
     engine: FakeEngine, hosted: Hosted, images_counted: list[str]
 ) -> InferenceService:
     service = InferenceService(on_image=images_counted.append)
-    service.open(Hosting(engine=engine, hosted=hosted))
+    service.open(Hosting(engine=engine, hosted=hosted, catalog=FakeCatalog()))
     return service
 
 
@@ -200,7 +201,7 @@ async def test_missing_expert_is_named(
     client: AsyncInferenceClient, service: InferenceService, hosted: Hosted, engine: FakeEngine
 ) -> None:
     alone = dataclasses.replace(hosted, refiner=None)
-    service.open(Hosting(engine=engine, hosted=alone))
+    service.open(Hosting(engine=engine, hosted=alone, catalog=FakeCatalog()))
     with pytest.raises(ExpertMissing, match="no refiner expert"):
         await client.generate_images(dataclasses.replace(CALL, boundary=0.5))
 

@@ -35,7 +35,7 @@ EXAMPLES: list[DiptychError] = [
     errors.ConversionUnsupported(target_format="kohya", content="learned tokens"),
     errors.DigestMismatch(expected="sha256:aa", actual="sha256:bb"),
     errors.AdapterMismatch(adapter="huggy", field="family", made_for="sdxl-base", used_on="nano"),
-    errors.AdapterInUse(adapter="huggy", num_requests=3),
+    errors.AdapterInUse(adapter="huggy", num_requests=3, pinned=True),
     errors.NameMoved(name="huggy", expected="sha256:aa", actual="sha256:bb"),
     errors.NameTaken(name="huggy", actual="sha256:aa"),
     errors.AdapterNotFound("huggy"),

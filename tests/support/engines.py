@@ -1,14 +1,16 @@
 """An engine without networks: it answers at once, or when told to."""
 
+import dataclasses
 import threading
 
 import numpy as np
 
-from diptych.errors import DiptychError, Draining
+from diptych.errors import AdapterNotFound, DiptychError, Draining
 from diptych.inference.adapter_pool import AdapterPool
-from diptych.inference.adapting import AdapterStats
+from diptych.inference.adapting import AdapterStats, Pinned
 from diptych.inference.engine import EngineStats, Ticket
 from diptych.inference.trajectory import (
+    AdapterUse,
     Completed,
     Expert,
     Failed,
@@ -39,6 +41,10 @@ class FakeEngine:
         self.submitted = threading.Event()
         self.cancelled = threading.Event()
         self.stopped = threading.Event()
+        self.pinned: list[str] = []
+        """Digests that ``load_adapter`` keeps."""
+        self.refusal_to_pin: DiptychError | None = None
+        self.users: tuple[tuple[str, int], ...] = ()
         self._open: list[tuple[ImageRequest, Listener]] = []
 
     def submit(self, request: ImageRequest, listener: Listener) -> Ticket:
@@ -76,6 +82,20 @@ class FakeEngine:
         """Note it."""
         self.stopped.set()
 
+    def load_adapter(self, use: AdapterUse, done: Pinned) -> None:
+        """Keep it, and say so from another thread."""
+        if self.refusal_to_pin is None:
+            self.pinned.append(use.digest)
+        threading.Thread(target=done, args=[self.refusal_to_pin]).start()
+
+    def unload_adapter(self, use: AdapterUse, *, evict: bool, done: Pinned) -> None:
+        """Let it go, or say that it was not kept."""
+        if use.digest not in self.pinned:
+            done(AdapterNotFound(use.name))
+            return
+        self.pinned.remove(use.digest)
+        done(None)
+
     def stats(self) -> EngineStats:
         """Count open requests as running."""
         return EngineStats(
@@ -86,7 +106,12 @@ class FakeEngine:
             num_ticks=0,
             draining=False,
             adapters=AdapterStats(
-                pool=AdapterPool(num_lines=0, slice_s=0.0).stats(),
+                pool=dataclasses.replace(
+                    AdapterPool(num_lines=64, slice_s=0.0).stats(),
+                    resident=tuple(self.pinned),
+                    pinned=tuple(self.pinned),
+                    users=self.users,
+                ),
                 running=(),
                 waiting=(),
                 num_waiting=0,

@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from diptych.clients.events import (
+    AdapterProgress,
     Completed,
     Event,
     Picture,
@@ -33,6 +34,13 @@ MAX_PICTURE_BYTES: Final = 1 << 30
 
 EXPERTS: Final[Mapping[int, str]] = {types.EXPERT_BASE: "base", types.EXPERT_REFINER: "refiner"}
 
+ADAPTER_STATES: Final[Mapping[int, str]] = {
+    types.ADAPTER_STATE_QUEUED: "queued",
+    types.ADAPTER_STATE_FETCHING: "fetching",
+    types.ADAPTER_STATE_READY: "ready",
+    types.ADAPTER_STATE_FAILED: "failed",
+}
+
 
 class Assembler:
     """Turns the messages of one call's stream into events, one call to ``feed`` per message.
@@ -49,6 +57,7 @@ class Assembler:
         self._completed = False
         self._readers: Mapping[str, Callable[[Any], Event | None]] = {
             "queued": self._read_queued,
+            "adapter": _read_adapter,
             "started": lambda _: Started(),
             "progress": _read_progress,
             "preview": _read_preview,
@@ -181,6 +190,14 @@ def _read_progress(message: pb.Progress) -> Progress:
         step=message.step,
         num_steps=message.num_steps,
         expert=EXPERTS.get(message.expert, "unspecified"),
+    )
+
+
+def _read_adapter(message: pb.AdapterProgress) -> AdapterProgress:
+    return AdapterProgress(
+        adapter=message.adapter,
+        digest=message.digest,
+        state=ADAPTER_STATES.get(message.state, "unspecified"),
     )
 
 

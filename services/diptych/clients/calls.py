@@ -4,8 +4,8 @@ None always means the server's default, which ``get_capabilities`` tells. The pr
 field's limits; the server checks them, all at once.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from diptych.clients.events import Picture
 from diptych.errors import FieldViolation, InvalidRequest
 
-__all__ = ["GenerateCall", "ImageSource", "Latents", "RefineCall", "Stage"]
+__all__ = ["AdapterChoice", "GenerateCall", "ImageSource", "Latents", "RefineCall", "Stage"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +30,21 @@ class Stage:
     """Fractions of the schedule, noise first, between which guidance acts."""
     aesthetic_score: float | None = None
     negative_aesthetic_score: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterChoice:
+    """An adapter to paint with, and how strongly it acts."""
+
+    adapter: str
+    """``name``, ``name:tag``, or ``sha256:`` and 64 hexadecimal digits."""
+    scale: float | None = None
+    """Factor on its whole update; None is 1."""
+    parts: Mapping[str, float] = field(default_factory=dict)
+    """Factors on ``scale`` by part: ``base``, ``refiner``, ``text_encoder``, ``text_encoder_2``,
+    ``unet``, ``unet.down``, ``unet.up.block_1``, ``unet.up.block_1.0``."""
+    force: bool = False
+    """Use it although it was made for another model, where its shapes fit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +126,8 @@ class GenerateCall:
     """png, webp, jpeg or latents."""
     quality: int | None = None
     preview_every: int | None = None
+    adapters: Sequence[AdapterChoice] = ()
+    """None of them twice; their updates add up."""
     request_id: str = ""
     """A UUID; the client draws one for a call that has none."""
 
@@ -141,5 +158,7 @@ class RefineCall:
     """png, webp, jpeg or latents."""
     quality: int | None = None
     preview_every: int | None = None
+    adapters: Sequence[AdapterChoice] = ()
+    """None of them twice; their updates add up."""
     request_id: str = ""
     """A UUID; the client draws one for a call that has none."""

@@ -40,6 +40,9 @@ class Limits:
     max_prompt_bytes: int
     max_inline_bytes: int
     """Bytes of latents or of a picture inside a request."""
+    max_adapters: int
+    """Adapters of a call; 0 where the server takes none."""
+    max_adapter_rank: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +110,8 @@ def _limits(message: pb.Limits) -> Limits:
         max_num_images=message.max_num_images,
         max_prompt_bytes=message.max_prompt_bytes,
         max_inline_bytes=message.max_inline_bytes,
+        max_adapters=message.max_adapters,
+        max_adapter_rank=message.max_adapter_rank,
     )
 
 

@@ -1,7 +1,8 @@
 """What a client hears of its call, as plain values.
 
-Queued comes first, then Started, then any of Progress, Preview and Picture; Completed is the last.
-A call that fails raises a ``DiptychError`` instead.
+Queued comes first, then AdapterProgress where the call waits for adapters, then Started, then any
+of Progress, Preview and Picture; Completed is the last. A call that fails raises a
+``DiptychError`` instead.
 """
 
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "AdapterProgress",
     "Completed",
     "Event",
     "Picture",
@@ -44,6 +46,17 @@ class Queued:
     predicted_s: float
     """Seconds until the last image; 0 where the server has not measured its speed yet."""
     resolved: Resolved
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterProgress:
+    """An adapter that the call waits for has come further."""
+
+    adapter: str
+    """As the call named it."""
+    digest: str
+    state: str
+    """queued, fetching, ready or failed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,5 +129,5 @@ class Completed:
     timings: Timings
 
 
-Event = Queued | Started | Progress | Preview | Picture | Completed
+Event = Queued | AdapterProgress | Started | Progress | Preview | Picture | Completed
 """One thing that happened to a call."""

@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, Final, Self, TypeVar
 
 import grpc
@@ -18,6 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from diptych.clients.assembly import Assembler
 from diptych.clients.calls import GenerateCall, RefineCall
 from diptych.clients.capabilities import Capabilities, read_capabilities
+from diptych.clients.config import ClientConfig, call_options, meaning
 from diptych.clients.events import Event, Picture
 from diptych.clients.requests import Draft, draft_generate, draft_refine
 from diptych.errors import (
@@ -27,9 +27,7 @@ from diptych.errors import (
     InvalidRequest,
     ServerUnreachable,
 )
-from diptych.rpc.channel import ChannelConfig, open_async_channel, open_channel
-from diptych.rpc.interceptors import REQUEST_ID_KEY
-from diptych.rpc.status import from_rpc_error
+from diptych.rpc.channel import open_async_channel, open_channel
 from diptych.v1 import inference_pb2 as pb
 from diptych.v1 import inference_pb2_grpc as pb_grpc
 
@@ -37,24 +35,11 @@ __all__ = ["AsyncInferenceClient", "ClientConfig", "InferenceClient"]
 
 READY: Final = "readiness"
 """Health service name that tells whether a server takes calls."""
-MAX_TIMEOUT_S: Final = 1e8
-"""Three years; gRPC takes a deadline beyond what its clock holds for one that has passed."""
 
 Call = TypeVar("Call", GenerateCall, RefineCall)
 Request = pb.GenerateRequest | pb.RefineRequest
 AnyDraft = Draft[pb.GenerateRequest] | Draft[pb.RefineRequest]
 Method = Callable[..., Any]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClientConfig:
-    """Which server to call, as whom, and for how long."""
-
-    channel: ChannelConfig
-    token: str | None = None
-    """Bearer token, sent with every call; send it over plaintext on loopback only."""
-    timeout_s: float = 600.0
-    """Deadline of a call that names none; ``math.inf`` waits for as long as it takes."""
 
 
 class InferenceClient:
@@ -105,10 +90,10 @@ class InferenceClient:
         request_id = str(uuid.uuid4())
         try:
             answer = self._stub.GetCapabilities(
-                pb.GetCapabilitiesRequest(), **_options(self._config, request_id, timeout_s)
+                pb.GetCapabilitiesRequest(), **call_options(self._config, request_id, timeout_s)
             )
         except grpc.RpcError as error:
-            raise _meaning(error, self._config, request_id) from error
+            raise meaning(error, self._config, request_id) from error
         return read_capabilities(answer)
 
     def wait_until_ready(self, *, timeout_s: float) -> None:
@@ -168,7 +153,7 @@ class InferenceClient:
         timeout_s: float | None,
     ) -> Iterator[Event]:
         """Yield the events of one call of ``method``; cancel it when the iterator is closed."""
-        messages = method(request, **_options(self._config, request.request_id, timeout_s))
+        messages = method(request, **call_options(self._config, request.request_id, timeout_s))
         assembler = Assembler()
         try:
             for message in messages:
@@ -176,7 +161,7 @@ class InferenceClient:
                 if event is not None:
                     yield event
         except grpc.RpcError as error:
-            raise _meaning(error, self._config, request.request_id) from error
+            raise meaning(error, self._config, request.request_id) from error
         finally:
             messages.cancel()
         assembler.finish()
@@ -237,10 +222,10 @@ class AsyncInferenceClient:
         request_id = str(uuid.uuid4())
         try:
             answer = await self._stub.GetCapabilities(
-                pb.GetCapabilitiesRequest(), **_options(self._config, request_id, timeout_s)
+                pb.GetCapabilitiesRequest(), **call_options(self._config, request_id, timeout_s)
             )
         except grpc.RpcError as error:
-            raise _meaning(error, self._config, request_id) from error
+            raise meaning(error, self._config, request_id) from error
         return read_capabilities(answer)
 
     async def wait_until_ready(self, *, timeout_s: float) -> None:
@@ -304,7 +289,7 @@ class AsyncInferenceClient:
         timeout_s: float | None,
     ) -> AsyncGenerator[Event]:
         """Yield the events of one call of ``method``; cancel it when the iterator is closed."""
-        messages = method(request, **_options(self._config, request.request_id, timeout_s))
+        messages = method(request, **call_options(self._config, request.request_id, timeout_s))
         assembler = Assembler()
         try:
             async for message in messages:
@@ -312,7 +297,7 @@ class AsyncInferenceClient:
                 if event is not None:
                     yield event
         except grpc.RpcError as error:
-            raise _meaning(error, self._config, request.request_id) from error
+            raise meaning(error, self._config, request.request_id) from error
         finally:
             messages.cancel()
         assembler.finish()
@@ -330,22 +315,9 @@ def _drafted(stub: Any, call: GenerateCall | RefineCall) -> tuple[Method, AnyDra
     return stub.Refine, draft_refine(_named(call))
 
 
-def _options(config: ClientConfig, request_id: str, timeout_s: float | None) -> dict[str, Any]:
-    """Return a stub's keyword arguments: deadline, and metadata naming the call and the caller."""
-    metadata = [(REQUEST_ID_KEY, request_id)]
-    if config.token is not None:
-        metadata.append(("authorization", f"Bearer {config.token}"))
-    deadline_s = config.timeout_s if timeout_s is None else timeout_s
-    return {"metadata": tuple(metadata), "timeout": min(deadline_s, MAX_TIMEOUT_S)}
-
-
-def _meaning(error: grpc.RpcError, config: ClientConfig, request_id: str) -> DiptychError:
-    return from_rpc_error(error, address=config.channel.address, request_id=request_id)
-
-
 def _not_ready(error: grpc.RpcError, config: ClientConfig, timeout_s: float) -> DiptychError:
     """Return why a server was not waited for; its silence until the deadline is its absence."""
-    found = _meaning(error, config, "")
+    found = meaning(error, config, "")
     if isinstance(found, DeadlineExceeded):
         detail = f"not ready within {timeout_s:g} s"
         return ServerUnreachable(address=config.channel.address, detail=detail)

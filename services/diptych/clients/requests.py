@@ -9,7 +9,14 @@ import numpy as np
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-from diptych.clients.calls import GenerateCall, ImageSource, Latents, RefineCall, Stage
+from diptych.clients.calls import (
+    AdapterChoice,
+    GenerateCall,
+    ImageSource,
+    Latents,
+    RefineCall,
+    Stage,
+)
 from diptych.errors import FieldViolation
 from diptych.rpc.channel import MAX_MESSAGE_BYTES
 from diptych.v1 import inference_pb2 as pb
@@ -112,6 +119,18 @@ class _Writer:
         message.SetInParent()
         return _Writer(message, f"{self._path}{name}.", self._violations)
 
+    def added(self, name: str, index: int) -> "_Writer":
+        """Return a writer for a new message, the ``index``-th, in repeated field ``name``."""
+        message: Any = getattr(self._message, name).add()
+        return _Writer(message, f"{self._path}{name}[{index}].", self._violations)
+
+    def put(self, name: str, values: Mapping[str, float]) -> None:
+        """Fill map ``name`` with ``values``."""
+        try:
+            getattr(self._message, name).update(values)
+        except (TypeError, ValueError) as error:
+            self._refuse(name, str(error))
+
     def _refuse(self, name: str, problem: str) -> None:
         self._violations.append(FieldViolation(field=f"{self._path}{name}", description=problem))
 
@@ -169,6 +188,8 @@ def _write_shared(writer: _Writer, call: GenerateCall | RefineCall) -> None:
         quality=call.quality,
         preview_every=call.preview_every,
     )
+    for index, adapter in enumerate(call.adapters):
+        _write_adapter(writer.added("adapters", index), adapter)
     writer.choose("output", call.output, OUTPUTS)
     writer.choose("long_prompt", call.long_prompt, LONG_PROMPTS)
     if call.original_size is not None:
@@ -195,6 +216,12 @@ def _write_stage(writer: _Writer, stage: Stage) -> None:
     if stage.guidance_interval is not None:
         start, end = stage.guidance_interval
         writer.child("guidance_interval").set(start=start, end=end)
+
+
+def _write_adapter(writer: _Writer, choice: AdapterChoice) -> None:
+    """Write an adapter and how strongly it acts."""
+    writer.set(adapter=choice.adapter, scale=choice.scale, force=choice.force)
+    writer.put("parts", choice.parts)
 
 
 def _write_source(writer: _Writer, source: Latents | ImageSource) -> None:

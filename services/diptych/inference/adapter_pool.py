@@ -32,6 +32,10 @@ class PoolStats:
     resident: tuple[str, ...]
     """Digests of the units on the device."""
     pinned: tuple[str, ...]
+    in_host: tuple[str, ...]
+    """Digests of the units in host memory that wait for their turn on the device."""
+    users: tuple[tuple[str, int], ...]
+    """Digests of the units that images run with, and how many images do."""
     num_hits: int
     num_misses: int
     num_evictions: int
@@ -181,6 +185,11 @@ class AdapterPool:
     def stats(self) -> PoolStats:
         """Return a snapshot."""
         resident = [unit for unit, e in self._entries.items() if e.tier is Tier.DEVICE]
+        in_host = [unit for unit, e in self._entries.items() if e.tier is Tier.HOST]
+        users: dict[str, int] = {}
+        for unit in resident:
+            for digest in _digests(unit) if self._entries[unit].num_users else ():
+                users[digest] = users.get(digest, 0) + self._entries[unit].num_users
         return PoolStats(
             num_lines=self._num_lines,
             lines_used=self._lines_used(),
@@ -191,6 +200,8 @@ class AdapterPool:
                 if self._entries[unit].pinned
                 for digest in _digests(unit)
             ),
+            in_host=tuple(digest for unit in in_host for digest in _digests(unit)),
+            users=tuple(users.items()),
             num_hits=self._hits,
             num_misses=self._misses,
             num_evictions=self._evictions,

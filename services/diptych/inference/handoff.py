@@ -2,8 +2,10 @@
 
 The picture is the one that a single server would paint: the peer gets the latents at the
 boundary, each image's seed, and how many noises its solver has drawn, so it goes on in the same
-random stream. The solver begins anew at the boundary, as it does on one server with history
-``restart``; ``carry`` would need the solver's memory too and is refused before it comes here.
+random stream. Adapters of the refiner are named to the peer by their digests, so both servers
+need one store of adapters. The solver begins anew at the boundary, as it does on one server with
+history ``restart``; ``carry`` would need the solver's memory too and is refused before it comes
+here.
 """
 
 import contextlib
@@ -137,6 +139,13 @@ class Handoff:
         return calls.RefineCall(
             request_id=request.request_id,
             refiner=_stage(request.refiner, self._refiner),
+            adapters=[
+                calls.AdapterChoice(
+                    adapter=use.digest, scale=use.scale, parts=dict(use.parts), force=use.force
+                )
+                for use in request.adapters
+                if Expert.REFINER in use.experts
+            ],
             source=calls.Latents(
                 values=np.stack(latents),
                 family=self._base_family,
@@ -162,7 +171,10 @@ class Handoff:
 
 
 def _base_part(request: ImageRequest) -> ImageRequest:
-    return dataclasses.replace(request, refiner=None, output=OutputFormat.LATENTS)
+    adapters = tuple(use for use in request.adapters if Expert.BASE in use.experts)
+    return dataclasses.replace(
+        request, refiner=None, output=OutputFormat.LATENTS, adapters=adapters
+    )
 
 
 def _note(half: _Half, event: Event, request: ImageRequest) -> Event | None:

@@ -24,6 +24,10 @@ class Limits:
     max_guidance_scale: float = 100.0
     max_inline_bytes: int = 15 * 256 * 1024
     """Bytes of an uploaded picture or of uploaded latents; a message holds 4 MiB in all."""
+    max_adapters: int = 8
+    """Adapters of one request."""
+    max_adapter_rank: int = 128
+    """Rank of one target of an adapter."""
 
     def __post_init__(self) -> None:
         """Check what the settings cannot: that the bounds leave room."""

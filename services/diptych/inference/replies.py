@@ -6,6 +6,8 @@ from typing import Final
 
 from diptych.inference.hosted import Hosted, HostedExpert
 from diptych.inference.trajectory import (
+    AdapterState,
+    AdapterWaited,
     Completed,
     Event,
     Expert,
@@ -28,6 +30,13 @@ CHUNK_BYTES: Final = 1 << 20
 
 EXPERTS: Final = {Expert.BASE: types_pb2.EXPERT_BASE, Expert.REFINER: types_pb2.EXPERT_REFINER}
 
+ADAPTER_STATES: Final = {
+    AdapterState.QUEUED: types_pb2.ADAPTER_STATE_QUEUED,
+    AdapterState.FETCHING: types_pb2.ADAPTER_STATE_FETCHING,
+    AdapterState.READY: types_pb2.ADAPTER_STATE_READY,
+    AdapterState.FAILED: types_pb2.ADAPTER_STATE_FAILED,
+}
+
 MEDIA_TYPES: Final = {
     OutputFormat.PNG: "image/png",
     OutputFormat.WEBP: "image/webp",
@@ -43,6 +52,12 @@ def event_messages(
     match event:
         case Queued():
             yield inference_pb2.ImageEvent(queued=_queued(event, request))
+        case AdapterWaited():
+            yield inference_pb2.ImageEvent(
+                adapter=inference_pb2.AdapterProgress(
+                    adapter=event.name, digest=event.digest, state=ADAPTER_STATES[event.state]
+                )
+            )
         case Started():
             yield inference_pb2.ImageEvent(started=inference_pb2.Started())
         case Stepped():
@@ -92,6 +107,8 @@ def capabilities(hosted: Hosted) -> inference_pb2.GetCapabilitiesResponse:
             max_num_images=limits.max_images,
             max_prompt_bytes=limits.max_prompt_bytes,
             max_inline_bytes=limits.max_inline_bytes,
+            max_adapters=limits.max_adapters,
+            max_adapter_rank=limits.max_adapter_rank,
         ),
         defaults=inference_pb2.Defaults(
             width=hosted.width,

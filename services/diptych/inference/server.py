@@ -26,8 +26,9 @@ from diptych.errors import (
     SettingInvalid,
     Unavailable,
 )
-from diptych.inference.engine import EngineStats
+from diptych.inference.adapters_service import ADAPTER_SERVICE_NAME, AdapterService, Pins
 from diptych.inference.hosted import Hosted
+from diptych.inference.orders import Catalog
 from diptych.inference.peer import join_peer
 from diptych.inference.service import SERVICE_NAME, Hosting, InferenceService, Submits
 from diptych.inference.settings import InferenceSettings, Settings
@@ -37,6 +38,7 @@ from diptych.rpc.server import Probe, RpcServer, ServerConfig
 from diptych.telemetry.logging import configure_logging
 from diptych.telemetry.metrics import InferenceMetrics, MetricsServer
 from diptych.telemetry.tracing import NullTracer, Tracer, otlp_tracer
+from diptych.v1.adapters_pb2_grpc import add_AdapterServiceServicer_to_server
 from diptych.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
 
 __all__ = ["BackgroundServer", "Load", "Loaded", "Ports", "RunningEngine", "run_server", "serve"]
@@ -50,7 +52,7 @@ FORCED_EXIT: Final = 130
 _log = logging.getLogger(__name__)
 
 
-class RunningEngine(Submits, Protocol):
+class RunningEngine(Submits, Pins, Protocol):
     """An engine and its life."""
 
     def start(self) -> None:
@@ -65,9 +67,6 @@ class RunningEngine(Submits, Protocol):
     def stop(self) -> None:
         """End its threads."""
 
-    def stats(self) -> EngineStats:
-        """Count what it does."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
@@ -75,6 +74,7 @@ class Loaded:
 
     engine: RunningEngine
     hosted: Hosted
+    catalog: Catalog
     num_slots: int
 
 
@@ -115,6 +115,9 @@ async def serve(
         service = InferenceService(tracer=tracer, on_image=metrics.on_image)
         rpc = _rpc_server(own, metrics)
         rpc.add_service(SERVICE_NAME, service, add_InferenceServiceServicer_to_server)
+        adapters = AdapterService(own.limits())
+        stack.callback(adapters.close)
+        rpc.add_service(ADAPTER_SERVICE_NAME, adapters, add_AdapterServiceServicer_to_server)
         metrics_server = _metrics_server(own, metrics, stack)
         await rpc.start()
         stack.push_async_callback(rpc.stop, 0.0)
@@ -127,6 +130,7 @@ async def serve(
         if hosting is None:
             return
         service.open(hosting)
+        adapters.open(loaded.catalog, loaded.engine)
         await rpc.set_health(Probe.STARTUP, serving=True)
         await rpc.set_health(Probe.READINESS, serving=True)
         ready(
@@ -284,7 +288,7 @@ async def _hosting(
 ) -> Hosting:
     """Return what calls are served from, once the peer has answered where there is one."""
     if own.refiner_peer is None:
-        return Hosting(engine=loaded.engine, hosted=loaded.hosted)
+        return Hosting(engine=loaded.engine, hosted=loaded.hosted, catalog=loaded.catalog)
     token = own.refiner_peer_token
     client = AsyncInferenceClient(
         ClientConfig(
@@ -296,7 +300,7 @@ async def _hosting(
     hosted, peer = await join_peer(
         client, loaded.hosted, address=own.refiner_peer, clock=time.monotonic
     )
-    return Hosting(engine=loaded.engine, hosted=hosted, peer=peer)
+    return Hosting(engine=loaded.engine, hosted=hosted, catalog=loaded.catalog, peer=peer)
 
 
 async def _unless(stop: asyncio.Event, work: Coroutine[None, None, Hosting]) -> Hosting | None:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar, cast
 
@@ -14,15 +14,33 @@ from typing_extensions import override
 from diptych.errors import Starting
 from diptych.inference.engine import Ticket
 from diptych.inference.hosted import Hosted
+from diptych.inference.orders import AdapterWish
 from diptych.inference.replies import capabilities, event_messages
 from diptych.inference.stream import EventStream
-from diptych.inference.trajectory import Completed, Event, ImageReady, ImageRequest, Listener
-from diptych.inference.wire import generate_request, refine_request, request_id_of
+from diptych.inference.trajectory import (
+    AdapterUse,
+    Completed,
+    Event,
+    Expert,
+    ImageReady,
+    ImageRequest,
+    Listener,
+)
+from diptych.inference.wire import generate_request, refine_request, request_id_of, wishes_of
+from diptych.rpc.interceptors import current_caller
 from diptych.telemetry.logging import bind
 from diptych.telemetry.tracing import NullTracer, Tracer
 from diptych.v1 import inference_pb2, inference_pb2_grpc
 
-__all__ = ["SERVICE_NAME", "Hosting", "InferenceService", "OnImage", "Peer", "Submits"]
+__all__ = [
+    "SERVICE_NAME",
+    "Hosting",
+    "InferenceService",
+    "OnImage",
+    "Peer",
+    "Resolves",
+    "Submits",
+]
 
 SERVICE_NAME: Final = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
 
@@ -41,6 +59,15 @@ class Submits(Protocol):
         """Admit ``request`` or raise why not; its events go to ``listener``."""
 
 
+class Resolves(Protocol):
+    """The catalogue of adapters, as far as a call needs it."""
+
+    def resolve(
+        self, wishes: Sequence[AdapterWish], *, tenant: str, experts: frozenset[Expert]
+    ) -> tuple[AdapterUse, ...]:
+        """Return what a request that runs ``experts`` does with its adapters, or raise why not."""
+
+
 class Peer(Protocol):
     """The server that hosts the refiner when this one does not."""
 
@@ -54,6 +81,7 @@ class Hosting:
 
     engine: Submits
     hosted: Hosted
+    catalog: Resolves
     peer: Peer | None = None
 
 
@@ -127,7 +155,8 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             request = await asyncio.to_thread(
                 convert, message, hosting.hosted, request_id=request_id
             )
-            request = dataclasses.replace(request, deadline=deadline)
+            adapters = await self._adapters(message, request, hosting)
+            request = dataclasses.replace(request, deadline=deadline, adapters=adapters)
             async with contextlib.aclosing(self._paint(request, hosting)) as events:
                 async for event in events:
                     for reply in event_messages(event, request, hosting.hosted):
@@ -137,6 +166,21 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
                     if isinstance(event, Completed):
                         times = dataclasses.asdict(event.timings)
                         span.stages({k.removesuffix("_s"): v for k, v in times.items()})
+
+    async def _adapters(
+        self, message: Message, request: ImageRequest, hosting: Hosting
+    ) -> tuple[AdapterUse, ...]:
+        """Return the request's adapters; what their names mean is settled here for good."""
+        wishes = wishes_of(message, hosting.hosted)
+        if not wishes:
+            return ()
+        stages = {Expert.BASE: request.base, Expert.REFINER: request.refiner}
+        return await asyncio.to_thread(
+            hosting.catalog.resolve,
+            wishes,
+            tenant=current_caller().tenant,
+            experts=frozenset(expert for expert, stage in stages.items() if stage is not None),
+        )
 
     def _paint(self, request: ImageRequest, hosting: Hosting) -> AsyncGenerator[Event]:
         """Yield the events of ``request``, whoever does its parts."""

@@ -44,6 +44,8 @@ CONFIG_VARIABLE: Final = "DIPTYCH_CONFIG"
 DEVICE: Final = re.compile(r"auto|cpu|cuda(:\d{1,3})?")
 """What a device may be called; whether it is there is seen when the experts are loaded."""
 
+BUCKET: Final = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,62}(/[A-Za-z0-9._-]+)+/?")
+
 Port = Annotated[int, Field(ge=0, le=65535)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -102,6 +104,30 @@ class InferenceSettings(BaseModel):
     max_inline_bytes: Annotated[int, Field(ge=1, le=Limits().max_inline_bytes)] = (
         Limits().max_inline_bytes
     )
+    adapters_dir: Path | None = None
+    """Folder of adapters, or with ``adapters_store`` of their cache; None is ``adapters`` under
+    the home."""
+    adapters_store: str | None = None
+    """s3://BUCKET/PREFIX that holds the adapters of several servers; None keeps them in
+    ``adapters_dir``."""
+    adapter_import_dir: Path | None = None
+    """Folder whose files ``file:`` uris may name; None refuses such uris."""
+    adapter_import_prefixes: tuple[str, ...] = ()
+    """``s3://bucket/prefix/`` that uris may name, read with this process's credentials."""
+    adapter_import_hub: bool = True
+    """Whether ``hf://`` uris may name repositories of the hub."""
+    adapter_max_bytes: Annotated[int, Field(ge=1, le=4 << 30)] = 4 << 30
+    """Bytes of one imported file."""
+    adapter_lines: Annotated[int, Field(ge=8)] = 512
+    """Sum of the ranks of the adapters on the device at the same time."""
+    adapter_slice_s: Annotated[float, Field(ge=0.0, le=3600.0)] = 2.0
+    """Seconds an adapter keeps its lines for new images while another waits for them."""
+    adapter_disk_bytes: Count = 20 << 30
+    """Bytes of the disk cache in front of ``adapters_store``."""
+    adapter_host_bytes: Count = 4 << 30
+    """Bytes of adapters kept in host memory for when they are asked for again."""
+    max_adapters: Annotated[int, Field(ge=0, le=64)] = Limits().max_adapters
+    """Adapters of one request; 0 takes none."""
     auth_tokens_file: Path | None = None
     """Lines of a tenant and the SHA-256 of its token; None lets every caller in."""
     grace_s: Annotated[float, Field(ge=0.0, le=3600.0)] = 30.0
@@ -112,6 +138,13 @@ class InferenceSettings(BaseModel):
     def _known_device(cls, value: str) -> str:
         if DEVICE.fullmatch(value) is None:
             raise ValueError(f"no device {value!r}; auto, cpu, cuda and cuda:N are known")
+        return value
+
+    @field_validator("adapters_store")
+    @classmethod
+    def _bucket_and_prefix(cls, value: str | None) -> str | None:
+        if value is not None and BUCKET.fullmatch(value) is None:
+            raise ValueError(f"{value!r} is not s3://BUCKET/PREFIX")
         return value
 
     @model_validator(mode="after")
@@ -141,6 +174,7 @@ class InferenceSettings(BaseModel):
             max_images=self.max_images,
             max_prompt_bytes=self.max_prompt_bytes,
             max_inline_bytes=self.max_inline_bytes,
+            max_adapters=self.max_adapters,
         )
 
 

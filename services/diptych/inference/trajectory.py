@@ -97,6 +97,8 @@ class AdapterUse:
     """Whether it holds magnitudes, so that its update is not proportional to its scale."""
     force: bool = False
     """Use it although it was made for another model, where its shapes fit."""
+    experts: frozenset[Expert] = frozenset(Expert)
+    """Experts that it acts on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,8 +7,11 @@ from typing import Final, Literal
 
 from diptych.diffusion.solvers.registry import SOLVERS, traits_of
 from diptych.errors import ExpertMissing
-from diptych.inference.hosted import Hosted, HostedExpert
+from diptych.inference.adapter_wishes import adapter_wishes
+from diptych.inference.hosted import Hosted
 from diptych.inference.limits import Limits
+from diptych.inference.orders import AdapterWish
+from diptych.inference.stage_wire import stage_settings
 from diptych.inference.trajectory import (
     Expert,
     ImageInput,
@@ -23,7 +26,7 @@ from diptych.inference.uploads import check_sha256, check_size, checked_latents,
 from diptych.inference.violations import Violations, shown
 from diptych.v1 import inference_pb2, types_pb2
 
-__all__ = ["generate_request", "refine_request", "request_id_of"]
+__all__ = ["generate_request", "refine_request", "request_id_of", "wishes_of"]
 
 OUTPUTS: Final = {
     types_pb2.OUTPUT_FORMAT_UNSPECIFIED: OutputFormat.PNG,
@@ -47,8 +50,6 @@ LONG_PROMPTS: Final = {
 ETA_SOLVERS: Final = tuple(n for n in SOLVERS if traits_of(n).default_eta is not None)
 MAX_CLAIMED_SIDE: Final = 1 << 16
 """Pixels that micro-conditioning may speak of."""
-MAX_AESTHETIC_SCORE: Final = 10.0
-DEFAULT_SCORES: Final = {"aesthetic_score": 6.0, "negative_aesthetic_score": 2.5}
 MAX_SEED: Final = (1 << 63) - 1
 MAX_DRAWS_PER_STEP: Final = 2
 DEFAULT_STRENGTH: Final = 0.3
@@ -74,10 +75,24 @@ def request_id_of(message: Painting) -> str:
     raise AssertionError("a violation was just added")
 
 
+def wishes_of(message: Painting, hosted: Hosted) -> tuple[AdapterWish, ...]:
+    """Return the adapters that ``message`` names, whose names are still to be looked up.
+
+    Raises:
+        InvalidRequest: One or more of them are bad.
+    """
+    found = Violations()
+    wishes = adapter_wishes(message.adapters, hosted.limits, found)
+    found.raise_if_any()
+    return wishes
+
+
 def generate_request(
     message: inference_pb2.GenerateRequest, hosted: Hosted, *, request_id: str
 ) -> ImageRequest:
     """Return what ``message`` asks for, defaults filled in from what is hosted.
+
+    Its adapters are checked and left out: see ``wishes_of``.
 
     Raises:
         InvalidRequest: One or more fields are bad; all of them are named.
@@ -88,7 +103,9 @@ def generate_request(
     has_base = message.HasField("base")
     if not has_base:
         found.add("base", "is required")
-    stage = _stage(message.base, base, "base", hosted.limits, found if has_base else Violations())
+    stage = stage_settings(
+        message.base, base, "base", hosted.limits, found if has_base else Violations()
+    )
     refiner = _generate_refiner(message, hosted, stage, found)
     width = message.width if message.HasField("width") else hosted.width
     height = message.height if message.HasField("height") else hosted.height
@@ -116,6 +133,8 @@ def refine_request(
 ) -> ImageRequest:
     """Return what ``message`` asks for; decodes a picture, so call it off the event loop.
 
+    Its adapters are checked and left out: see ``wishes_of``.
+
     Raises:
         InvalidRequest: One or more fields are bad; all of them are named.
         ExpertMissing: There is no refiner here.
@@ -125,7 +144,7 @@ def refine_request(
     has_refiner = message.HasField("refiner")
     if not has_refiner:
         found.add("refiner", "is required")
-    stage = _stage(
+    stage = stage_settings(
         message.refiner, expert, "refiner", hosted.limits, found if has_refiner else Violations()
     )
     request = ImageRequest(
@@ -149,63 +168,6 @@ def refine_request(
     return request
 
 
-def _stage(
-    message: types_pb2.StageSettings,
-    expert: HostedExpert,
-    path: str,
-    limits: Limits,
-    found: Violations,
-) -> StageSettings:
-    """Return how one expert is conditioned; ``path`` is the stage's field in its request."""
-    negative = message.negative_prompt if message.HasField("negative_prompt") else None
-    if negative is not None:
-        found.text(f"{path}.negative_prompt", negative, limits.max_prompt_bytes)
-    scale = message.guidance_scale if message.HasField("guidance_scale") else expert.guidance_scale
-    interval = (0.0, 1.0)
-    if message.HasField("guidance_interval"):
-        interval = _interval(message.guidance_interval, f"{path}.guidance_interval", found)
-    return StageSettings(
-        prompt=found.text(f"{path}.prompt", message.prompt, limits.max_prompt_bytes, required=True),
-        negative_prompt=negative,
-        guidance_scale=found.number(
-            f"{path}.guidance_scale", scale, 0.0, limits.max_guidance_scale
-        ),
-        guidance_rescale=found.number(
-            f"{path}.guidance_rescale", message.guidance_rescale, 0.0, 1.0
-        ),
-        guidance_interval=interval,
-        aesthetic_score=_score(message, "aesthetic_score", expert, path, found),
-        negative_aesthetic_score=_score(message, "negative_aesthetic_score", expert, path, found),
-    )
-
-
-def _score(
-    message: types_pb2.StageSettings,
-    name: Literal["aesthetic_score", "negative_aesthetic_score"],
-    expert: HostedExpert,
-    path: str,
-    found: Violations,
-) -> float:
-    """Return an aesthetic score, refusing one that the expert would ignore."""
-    if not message.HasField(name):
-        return DEFAULT_SCORES[name]
-    field = f"{path}.{name}"
-    if not expert.takes_aesthetic_score:
-        found.add(field, f"the {expert.family} expert takes none; leave it out")
-    return found.number(field, getattr(message, name), 0.0, MAX_AESTHETIC_SCORE)
-
-
-def _interval(
-    message: types_pb2.ScheduleInterval, path: str, found: Violations
-) -> tuple[float, float]:
-    """Return (start, end) of the part of the schedule in which guidance acts."""
-    start = found.number(f"{path}.start", message.start, 0.0, 1.0)
-    end = found.number(f"{path}.end", message.end, 0.0, 1.0)
-    if start > end:
-        found.add(path, f"start {start} exceeds end {end}")
-    return start, end
-
-
 def _generate_refiner(
     message: inference_pb2.GenerateRequest, hosted: Hosted, base: StageSettings, found: Violations
 ) -> StageSettings | None:
@@ -221,7 +183,7 @@ def _generate_refiner(
             raise ExpertMissing(Expert.REFINER)
         return None
     if has_settings:
-        return _stage(message.refiner, hosted.refiner, "refiner", hosted.limits, found)
+        return stage_settings(message.refiner, hosted.refiner, "refiner", hosted.limits, found)
     explicit = message.base.HasField("guidance_scale")
     scale = base.guidance_scale if explicit else hosted.refiner.guidance_scale
     return dataclasses.replace(base, guidance_scale=scale)
@@ -322,6 +284,7 @@ def _with_common(
     request: ImageRequest, message: Painting, hosted: Hosted, found: Violations
 ) -> ImageRequest:
     """Return ``request`` with the fields that both calls have."""
+    adapter_wishes(message.adapters, hosted.limits, found)
     solver = message.solver or hosted.solver
     eta = None
     if message.HasField("eta"):

@@ -6,7 +6,7 @@ nothing but the text shown to a person depends on them.
 """
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final, Protocol, cast
 
 import grpc
@@ -45,7 +45,12 @@ _FALLBACKS: Final[Mapping[str, type[DiptychError]]] = {
 }
 """Class for a code whose reason is not one of ours; any other code is ``Internal``."""
 
-_PARSERS: Final[Mapping[object, type]] = {int: int, float: float, float | None: float}
+_PARSERS: Final[Mapping[object, Callable[[str], object]]] = {
+    bool: lambda text: text == str(True),
+    int: int,
+    float: float,
+    float | None: float,
+}
 
 
 class _Call(Protocol):
