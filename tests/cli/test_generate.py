@@ -150,8 +150,7 @@ def test_a_refused_call_as_json_lists_the_violations(invoke: Invoke, server: str
         (("--base", "nano"), "--server"),
         (
             ("--base-only", "--refiner-prompt", "x", "--refiner-guidance", "2"),
-            "--base-only (base_only): runs no refiner; leave out "
-            + "--refiner-prompt, --refiner-guidance",
+            "--base-only (base_only): runs no refiner; leave out --refiner-prompt, --refiner-g",
         ),
     ],
 )

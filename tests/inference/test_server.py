@@ -16,6 +16,7 @@ from diptych.clients.calls import GenerateCall, Stage
 from diptych.clients.inference import ClientConfig, InferenceClient
 from diptych.errors import (
     Draining,
+    EngineFault,
     ExtraMissing,
     InvalidRequest,
     ModelNotFound,
@@ -87,6 +88,11 @@ def scraped(server: BackgroundServer) -> str:
     return body.decode()
 
 
+def counted(server: BackgroundServer, line: str) -> bool:
+    """Return whether ``line`` gets scraped; a call is counted just after its caller was told."""
+    return any(line in scraped(server) for _ in range(50))
+
+
 def test_started_server_paints(start: Start) -> None:
     with client_of(start()) as client:
         assert len(client.generate_images(CALL)) == 1
@@ -119,16 +125,15 @@ def test_metrics_count_calls_and_images(start: Start) -> None:
     server = start()
     with client_of(server) as client:
         client.generate_images(CALL)
-    page = scraped(server)
-    assert 'diptych_requests_total{code="OK",method="Generate"} 1.0' in page
-    assert 'diptych_images_total{format="png"} 1.0' in page
+    assert counted(server, 'diptych_requests_total{code="OK",method="Generate"} 1.0')
+    assert counted(server, 'diptych_images_total{format="png"} 1.0')
 
 
 def test_metrics_count_errors_by_reason(start: Start) -> None:
     server = start()
     with client_of(server) as client, pytest.raises(InvalidRequest):
         client.generate_images(GenerateCall(base=Stage(prompt="x"), num_steps=0))
-    assert 'diptych_request_errors_total{reason="INVALID_REQUEST"} 1.0' in scraped(server)
+    assert counted(server, 'diptych_request_errors_total{reason="INVALID_REQUEST"} 1.0')
 
 
 def test_metrics_show_the_engines_load(start: Start, engine: FakeEngine) -> None:
@@ -175,6 +180,47 @@ def test_drain_hands_back_what_does_not_finish(start: Start, engine: FakeEngine)
 def test_stopped_server_has_stopped_its_engine(start: Start, engine: FakeEngine) -> None:
     start().stop()
     assert engine.stopped.is_set()
+
+
+@pytest.mark.parametrize("probe", ["liveness", "readiness", "diptych.v1.InferenceService"])
+def test_server_whose_engine_has_died_says_so(probe: str, start: Start, engine: FakeEngine) -> None:
+    with grpc.insecure_channel(start().address) as channel:
+        request = health_pb2.HealthCheckRequest(service=probe)
+        answers = health_pb2_grpc.HealthStub(channel).Watch(request, timeout=30.0)
+        before = next(answers).status
+        engine.fault = EngineFault("its thread has ended")
+        after = next(answers).status
+        answers.cancel()
+    assert (before, after) == (SERVING, health_pb2.HealthCheckResponse.NOT_SERVING)
+
+
+def test_server_whose_engine_does_not_get_warm_says_why(engine: FakeEngine, hosted: Hosted) -> None:
+    engine.fault = EngineFault("compiling failed")
+    with pytest.raises(EngineFault, match="compiling failed"):
+        BackgroundServer(settings(), loading(engine, hosted)).start(timeout_s=30.0)
+    assert engine.stopped.is_set()
+
+
+def test_server_that_is_stopped_while_it_loads_starts_no_engine(
+    engine: FakeEngine, hosted: Hosted
+) -> None:
+    loads, loaded = threading.Event(), threading.Event()
+
+    def load(*_: object) -> Loaded:
+        loads.set()
+        loaded.wait(30.0)
+        return Loaded(engine=engine, hosted=hosted, num_slots=4)
+
+    server = BackgroundServer(settings(), load)
+    with ThreadPoolExecutor(2) as threads:
+        starting = threads.submit(server.start, timeout_s=30.0)
+        assert loads.wait(30.0)
+        stopping = threads.submit(server.stop)
+        loaded.set()
+        stopping.result(timeout=20.0)
+        with pytest.raises(Unavailable):
+            starting.result(timeout=20.0)
+    assert not engine.started.is_set()
 
 
 def test_load_that_fails_is_told(engine: FakeEngine) -> None:

@@ -37,7 +37,10 @@ class FakeEngine:
         """What ``submit`` raises."""
         self.failure: DiptychError | None = None
         """What ends a request after its first step."""
+        self.fault: DiptychError | None = None
+        """What ended its thread."""
         self.requests: list[ImageRequest] = []
+        self.started = threading.Event()
         self.submitted = threading.Event()
         self.cancelled = threading.Event()
         self.stopped = threading.Event()
@@ -65,10 +68,13 @@ class FakeEngine:
             self._answer(*self._open.pop())
 
     def start(self) -> None:
-        """Do nothing: there is no thread."""
+        """Note it: there is no thread."""
+        self.started.set()
 
     def wait_ready(self, timeout_s: float | None = None) -> bool:
-        """Return at once."""
+        """Return at once, or raise what ended the thread."""
+        if self.fault is not None:
+            raise self.fault
         return timeout_s is None or timeout_s >= 0
 
     def drain(self, grace_s: float) -> None:

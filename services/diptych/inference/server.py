@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 from prometheus_client import CollectorRegistry
 
@@ -48,6 +48,8 @@ WATCH_S: Final = 1.0
 HAND_BACK_S: Final = 2.0
 """The engine hands requests back at the end of the grace period; calls get this much longer."""
 FORCED_EXIT: Final = 130
+
+Result = TypeVar("Result")
 
 _log = logging.getLogger(__name__)
 
@@ -98,11 +100,12 @@ async def serve(
     *,
     ready: Callable[[Ports], None],
     load: Load,
-) -> None:
-    """Serve until ``stop`` is set, then drain.
+) -> bool:
+    """Serve until ``stop`` is set, then drain; return False if that was while still loading.
 
     Health answers from the beginning; calls are refused with ``Starting`` until the engine is
-    warm, which is when ``ready`` is called.
+    warm, which is when ``ready`` is called. Nothing can interrupt what loads: its thread goes on
+    after False was returned, and ends by itself.
 
     Raises:
         DiptychError: The settings name what cannot be loaded or bound, or the engine failed.
@@ -121,14 +124,15 @@ async def serve(
         metrics_server = _metrics_server(own, metrics, stack)
         await rpc.start()
         stack.push_async_callback(rpc.stop, 0.0)
-        loaded = await asyncio.to_thread(load, settings, metrics)
-        loaded.engine.start()
+        _log.info("loading", extra={"host": own.host, "port": rpc.port})
+        bring_up = partial(_bring_up, load, settings, metrics, stop)
+        loaded = await _unless(stop, asyncio.to_thread(bring_up))
+        if loaded is None:
+            return False
         stack.push_async_callback(asyncio.to_thread, loaded.engine.stop)
-        _watch_load(metrics, loaded)
-        await asyncio.to_thread(loaded.engine.wait_ready)
         hosting = await _unless(stop, _hosting(loaded, own, stack))
         if hosting is None:
-            return
+            return True
         service.open(hosting)
         adapters.open(loaded.catalog, loaded.engine)
         await rpc.set_health(Probe.STARTUP, serving=True)
@@ -143,10 +147,13 @@ async def serve(
         )
         await _until_stopped(stop, loaded.engine, rpc)
         await _drain(rpc, loaded.engine, own.grace_s)
+        return True
 
 
 def run_server(settings: Settings, load: Load | None = None) -> None:
     """Serve in this process until SIGTERM or SIGINT; a second one exits at once.
+
+    One that comes while weights load ends the process then and there, with exit status 0.
 
     Raises:
         DiptychError: as ``serve``.
@@ -223,13 +230,35 @@ async def _serve_until_signal(settings: Settings, load: Load) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
-    await serve(settings, stop, ready=_log_ready, load=load)
+    came_up = await serve(settings, stop, ready=_log_ready, load=load)
     _log.info("stopped")
+    if not came_up:
+        logging.shutdown()
+        os._exit(0)  # the interpreter would wait for the thread that loads
 
 
 def _log_ready(ports: Ports) -> None:
     fields = {"host": ports.host, "port": ports.port, "metrics_port": ports.metrics_port}
     _log.info("ready", extra=fields | {"health_port": ports.health_port})
+
+
+def _bring_up(
+    load: Load, settings: Settings, metrics: InferenceMetrics, stop: asyncio.Event
+) -> Loaded:
+    """Load and warm up; return an engine that runs, or has ended if ``stop`` was set meanwhile."""
+    loaded = load(settings, metrics)
+    if stop.is_set():
+        return loaded
+    loaded.engine.start()
+    _watch_load(metrics, loaded)
+    try:
+        loaded.engine.wait_ready()
+    except EngineFault:
+        loaded.engine.stop()
+        raise
+    if stop.is_set():
+        loaded.engine.stop()
+    return loaded
 
 
 def _load_from_settings(settings: Settings, metrics: InferenceMetrics) -> Loaded:
@@ -303,7 +332,7 @@ async def _hosting(
     return Hosting(engine=loaded.engine, hosted=hosted, catalog=loaded.catalog, peer=peer)
 
 
-async def _unless(stop: asyncio.Event, work: Coroutine[None, None, Hosting]) -> Hosting | None:
+async def _unless(stop: asyncio.Event, work: Coroutine[None, None, Result]) -> Result | None:
     """Return what ``work`` comes to, None when ``stop`` is set before."""
     working = asyncio.ensure_future(work)
     stopping = asyncio.ensure_future(stop.wait())
