@@ -13,7 +13,6 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from diptych.digest import canonical_bytes
 from diptych.errors import AdapterInvalid, PickleRefused
 from diptych.storage.tensor_header import (
     ITEM_BYTES,
@@ -24,6 +23,7 @@ from diptych.storage.tensor_header import (
     TensorSpan,
     read_header,
 )
+from diptych.storage.tensor_layout import lay_out
 
 __all__ = [
     "MAX_FILE_BYTES",
@@ -94,23 +94,11 @@ def to_pieces(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Ite
     The same values give the same bytes wherever they are and in whatever order they come: keys
     are sorted within each width of number, widest first, so that every tensor is aligned.
     """
-    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
-    entries: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
-    position = 0
-    for key, tensor in ordered:
-        end = position + tensor.numel() * tensor.element_size()
-        shape = list(tensor.shape)
-        entries[key] = {
-            "dtype": _NAMES[tensor.dtype],
-            "shape": shape,
-            "data_offsets": [position, end],
-        }
-        position = end
-    header = canonical_bytes(entries)
-    header += b" " * (-len(header) % _ALIGNMENT)
-    yield len(header).to_bytes(8, "little") + header
-    for _, tensor in ordered:
-        yield _little_endian(tensor)
+    described = {key: (_NAMES[tensor.dtype], tensor.shape) for key, tensor in tensors.items()}
+    header, order = lay_out(described, metadata)
+    yield header
+    for key in order:
+        yield _little_endian(tensors[key])
 
 
 def _map(path: Path, refuse: Refuse) -> mmap.mmap:
