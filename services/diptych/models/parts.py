@@ -21,6 +21,7 @@ __all__ = [
     "Part",
     "StoredTensor",
     "TokenizerFiles",
+    "compared_settings",
     "fingerprint_part",
     "read_tensors",
 ]
@@ -110,14 +111,18 @@ def read_tensors(part: Part, *, device: torch.device, dtype: torch.dtype) -> dic
     return tensors if part.convert is None else part.convert(tensors)
 
 
+def compared_settings(part: Part) -> dict[str, object]:
+    """Return the settings that say what a part computes, not who wrote it."""
+    return {key: value for key, value in part.config.items() if key not in _UNREAD_SETTINGS}
+
+
 def fingerprint_part(part: Part) -> str:
     """Return a name equal exactly for parts that compute the same: ``sha256:`` and hexadecimal.
 
     Covers the settings that matter and every tensor's name, dtype, shape and bytes, but not how
     tensors are spread over files.
     """
-    config = {key: value for key, value in part.config.items() if key not in _UNREAD_SETTINGS}
-    state = hashlib.sha256(canonical_bytes(config))
+    state = hashlib.sha256(canonical_bytes(compared_settings(part)))
     maps: dict[Path, memoryview] = {}
     for name, stored in sorted(part.tensors.items()):
         if stored.path not in maps:
