@@ -8,6 +8,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from diptych.cli.models_merge import merge_models
 from diptych.cli.options import AsJson
 from diptych.cli.report import reporting
 from diptych.errors import ExtraMissing, ModelNotFound
@@ -70,6 +71,9 @@ def pull(source: Source, *, as_json: AsJson = False) -> None:
             path = _fetch(source)
         report.say(escape(str(path)))
         report.answer({"source": source, "path": str(path)})
+
+
+app.command("merge")(merge_models)
 
 
 def _fetch(source: str) -> Path:
