@@ -118,3 +118,14 @@ def test_any_memory_order_is_taken() -> None:
     found = add_low_rank(y.to(memory_format=torch.channels_last), x, **options)  # type: ignore[arg-type]
     expected = low_rank.add_low_rank(y.clone(), x, **options)  # type: ignore[arg-type]
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_a_compiler_keeps_the_kernel_whole() -> None:
+    case = CASES["gains and bias"]
+    x, y, factors, chosen, bias = drawn(*case.x), drawn(*case.y), layer(case), rows(case), drawn(24)
+
+    def call(y: Tensor, x: Tensor, rows: RowTensors) -> Tensor:
+        return add_low_rank(1.0 * y, x, factors=factors, rows=rows, bias=bias, window=None)
+
+    compiled = torch.compile(call, backend="aot_eager", fullgraph=True)
+    assert torch.equal(compiled(y, x, chosen), call(y, x, chosen))

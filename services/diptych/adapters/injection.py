@@ -23,9 +23,10 @@ def inject(
     fixed_shapes: bool | None = None,
     targets: Collection[str] | None = None,
 ) -> Bank:
-    """Wrap the layers of ``network``, once and for all, and return the bank they read.
+    """Wrap the layers of ``network`` and return the bank they read from now on.
 
-    Weights are neither copied nor changed; move the network to its device and dtype before.
+    Weights are neither copied nor changed; move the network to its device and dtype before. A
+    network has one bank: another call takes it from the bank before.
 
     Args:
         network: A UNet or a text encoder.
@@ -38,7 +39,6 @@ def inject(
     """
     layers = list(_layers(network, targets))
     assert layers
-    assert not any(isinstance(module, AdaptedLinear | AdaptedConv2d) for _, module, _ in layers)
     device = layers[0][1].weight.device
     assert isinstance(device, torch.device)
     bank = Bank(
@@ -94,7 +94,9 @@ def _pair(sides: tuple[int, ...]) -> tuple[int, int]:
 
 
 def _adapted_class(plain: type[nn.Module]) -> type[nn.Module]:
-    """Return a class that asks ``plain`` for the frozen layer's output."""
+    """Return a class that asks ``plain`` for the frozen layer's output; adapted ones stay."""
+    if issubclass(plain, AdaptedLinear | AdaptedConv2d):
+        return plain
     adapted = AdaptedLinear if issubclass(plain, nn.Linear) else AdaptedConv2d
     if plain in (nn.Linear, nn.Conv2d):
         return adapted
