@@ -1,6 +1,5 @@
 """The executor with the nano pair: unlike rows together equal each alone, and diffusers."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,12 +8,11 @@ import pytest
 import torch
 from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipeline
 from diffusers.schedulers import UniPCMultistepScheduler
-from numpy.typing import NDArray
 
 from diptych.errors import DiptychError, OutOfDeviceMemory
 from diptych.inference.executor import DeviceExecutor
 from diptych.inference.pictures import encode_picture
-from diptych.inference.ports import Placement, Row
+from diptych.inference.ports import Placement
 from diptych.inference.trajectory import (
     Expert,
     ImageInput,
@@ -24,8 +22,7 @@ from diptych.inference.trajectory import (
     StageSettings,
 )
 from diptych.models.experts import Experts, load_experts
-
-Latents = NDArray[np.float32]
+from support.painting import largest_difference, paint, row
 
 SOLVERS = ("euler", "euler_ancestral", "heun", "ddim", "dpmpp_2m", "dpmpp_2m_sde", "unipc", "lcm")
 
@@ -76,45 +73,6 @@ def unlike_requests(count: int) -> list[ImageRequest]:
         )
         for number in range(count)
     ]
-
-
-def paint(executor: DeviceExecutor, requests: Sequence[ImageRequest]) -> list[Latents]:
-    """Run requests together, each expert's rows in one batch, and return their latents."""
-    routes = [executor.route(each) for each in requests]
-    for slot, conditioning in enumerate(executor.encode(requests)):
-        assert not isinstance(conditioning, DiptychError)
-        executor.place(
-            Placement(
-                slot=slot,
-                request=requests[slot],
-                index=0,
-                route=routes[slot],
-                conditioning=conditioning,
-            )
-        )
-    positions = dict.fromkeys(range(len(requests)), 0)
-    finished: dict[int, Latents] = {}
-    while positions:
-        for expert in Expert:
-            due = [slot for slot, at in positions.items() if routes[slot].experts[at] is expert]
-            if due:
-                executor.run(expert, [row(slot, positions[slot]) for slot in due])
-            for slot in due:
-                positions[slot] += 1
-            for slot in [slot for slot in due if positions[slot] == len(routes[slot])]:
-                latents = executor.take(slot).latents
-                assert isinstance(latents, torch.Tensor)
-                finished[slot] = latents.numpy()
-                del positions[slot]
-    return [finished[slot] for slot in range(len(requests))]
-
-
-def row(slot: int, position: int, *, preview: bool = False) -> Row:
-    return Row(slot=slot, position=position, preview=preview)
-
-
-def largest_difference(a: Sequence[Latents], b: Sequence[Latents]) -> float:
-    return max(float(np.abs(x - y).max()) for x, y in zip(a, b, strict=True))
 
 
 def test_24_unlike_requests_together_equal_each_alone(executor: DeviceExecutor) -> None:

@@ -189,6 +189,7 @@ class FakeObserver:
 
     ticks: list[tuple[Expert, int]] = field(default_factory=list)
     finished: list[str | None] = field(default_factory=list)
+    loads: list[tuple[str, str | None]] = field(default_factory=list)
 
     def on_tick(self, *, expert: Expert, num_rows: int, seconds: float) -> None:
         self.ticks.append((expert, num_rows))
@@ -198,6 +199,9 @@ class FakeObserver:
 
     def on_decode(self, seconds: float) -> None:
         pass
+
+    def on_adapter_load(self, *, seconds: float, tier: str, reason: str | None) -> None:
+        self.loads.append((tier, reason))
 
     def on_finish(self, *, seconds: float, num_images: int, reason: str | None) -> None:
         self.finished.append(reason)

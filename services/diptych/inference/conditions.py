@@ -1,18 +1,26 @@
 """From the prompts of many requests to what each expert is told, in as few calls as possible."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from diptych.errors import DiptychError, PromptTooLong
+from diptych.errors import DiptychError, InvalidRequest, PromptTooLong
 from diptych.inference.routing import stages_of
 from diptych.inference.trajectory import Expert, ImageRequest, StageSettings
 from diptych.models.experts import Expert as LoadedExpert
-from diptych.models.text_encoders import PromptEmbeds, PromptRow, TextEncoders
+from diptych.models.text_encoders import (
+    PromptEmbeds,
+    PromptRow,
+    TextEncoder,
+    TextEncoders,
+    TextVariant,
+)
 
-__all__ = ["Conditions", "RequestConditions", "encode_requests", "gather_conditions"]
+__all__ = ["Adapted", "Conditions", "RequestConditions", "encode_requests", "gather_conditions"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -52,9 +60,23 @@ class _Stage:
     rows: tuple[PromptRow, ...]
 
 
+class Adapted(Protocol):
+    """What adapters make of texts."""
+
+    def text_variant(self, request: ImageRequest, expert: Expert) -> TextVariant | None:
+        """Return what they make of one request's texts; raise InvalidRequest where unclear."""
+
+    def using(
+        self, encoder: TextEncoder, variants: Sequence[TextVariant | None]
+    ) -> AbstractContextManager[None]:
+        """Let the rows of one call of an encoder use their variants' weights."""
+
+
 @torch.inference_mode()
 def encode_requests(
-    requests: Sequence[ImageRequest], experts: Mapping[Expert, LoadedExpert]
+    requests: Sequence[ImageRequest],
+    experts: Mapping[Expert, LoadedExpert],
+    adapted: Adapted | None = None,
 ) -> list[RequestConditions | DiptychError]:
     """Return the conditions of each request, or why it has none.
 
@@ -65,19 +87,29 @@ def encode_requests(
     errors: dict[int, DiptychError] = {}
     for index, request in enumerate(requests):
         too_long: dict[str | None, PromptTooLong] = {}
-        stages += [
-            _plan_stage(request, index, expert, experts[expert].text, too_long)
-            for expert in stages_of(request)
-        ]
+        try:
+            stages += [
+                _plan_stage(
+                    request,
+                    index,
+                    expert=expert,
+                    text=experts[expert].text,
+                    too_long=too_long,
+                    variant=_variant(adapted, request, expert),
+                )
+                for expert in stages_of(request)
+            ]
+        except InvalidRequest as unclear:
+            errors[index] = unclear
         if too_long:
             errors[index] = PromptTooLong.all_of(list(too_long.values()))
     stages = [stage for stage in stages if stage.request not in errors]
     found: list[dict[Expert, Conditions]] = [{} for _ in requests]
     for text in {id(expert.text): expert.text for expert in experts.values()}.values():
         served = [stage for stage in stages if experts[stage.expert].text is text]
-        embeds = iter(
-            text.encode([row for stage in served for row in stage.rows]) if served else ()
-        )
+        rows = [row for stage in served for row in stage.rows]
+        using = None if adapted is None else adapted.using
+        embeds = iter(text.encode(rows, using) if rows else ())
         for stage in served:
             own = [next(embeds) for _ in stage.rows]
             request = requests[stage.request]
@@ -102,9 +134,11 @@ def gather_conditions(images: Sequence[Conditions], guided: Sequence[int]) -> Co
 def _plan_stage(
     request: ImageRequest,
     index: int,
+    *,
     expert: Expert,
     text: TextEncoders,
     too_long: dict[str | None, PromptTooLong],
+    variant: TextVariant | None,
 ) -> _Stage:
     """Return a stage whose texts fill the same number of windows.
 
@@ -116,7 +150,12 @@ def _plan_stage(
     if settings.guidance_scale > 1.0:
         texts.append(("negative_prompt", settings.negative_prompt))
     rows = [
-        PromptRow(text=value, field=f"{expert}.{name}", long_prompt=request.long_prompt.value)
+        PromptRow(
+            text=value,
+            field=f"{expert}.{name}",
+            long_prompt=request.long_prompt.value,
+            variant=variant,
+        )
         for name, value in texts
     ]
     num_windows = 1
@@ -129,16 +168,14 @@ def _plan_stage(
         request=index,
         expert=expert,
         settings=settings,
-        rows=tuple(
-            PromptRow(
-                text=row.text,
-                field=row.field,
-                long_prompt=row.long_prompt,
-                min_windows=num_windows,
-            )
-            for row in rows
-        ),
+        rows=tuple(replace(row, min_windows=num_windows) for row in rows),
     )
+
+
+def _variant(adapted: Adapted | None, request: ImageRequest, expert: Expert) -> TextVariant | None:
+    if adapted is None or not request.adapters:
+        return None
+    return adapted.text_variant(request, expert)
 
 
 def _time_ids(

@@ -9,12 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diptych.adapters.adapter import Adapter
 from diptych.diffusion.guidance import combine
 from diptych.diffusion.noise import RowNoise
 from diptych.diffusion.ragged import advance, estimate_denoised
 from diptych.diffusion.symbols import NUM_STATES
 from diptych.errors import DiptychError, OutOfDeviceMemory
 from diptych.inference.adapter_units import Unit
+from diptych.inference.attached import AttachedAdapters
 from diptych.inference.conditions import (
     Conditions,
     RequestConditions,
@@ -44,6 +46,7 @@ from diptych.inference.routing import (
 )
 from diptych.inference.slots import Slot, gather_noise, gather_state
 from diptych.inference.trajectory import (
+    AdapterUse,
     Expert,
     ImageInput,
     ImageRequest,
@@ -64,6 +67,8 @@ class ExecutorConfig:
 
     max_rows: int = 32
     """UNet rows of the largest tick."""
+    adapter_lines: int = 512
+    """Sum of the ranks of the adapters that are on the device at the same time."""
     compile: bool | None = None
     """Whether UNets are compiled and their graphs recorded; None is on accelerators only."""
 
@@ -71,7 +76,7 @@ class ExecutorConfig:
 class DeviceExecutor:
     """Owns the state of running images on one device; implements ``ports.Executor``.
 
-    Everything but ``route`` is called from the engine's thread alone.
+    Everything but ``route`` and ``bind`` is called from the engine's thread alone.
     """
 
     def __init__(self, experts: Experts, *, config: ExecutorConfig | None = None) -> None:
@@ -82,9 +87,11 @@ class DeviceExecutor:
         self._vae = first.vae
         self._device = first.unet.device
         compiles = self._device.type != "cpu" if config.compile is None else config.compile
+        self._adapters = AttachedAdapters(self._experts, num_lines=config.adapter_lines)
         self._forwards = {
             name: Forward(
                 expert.unet,
+                self._adapters.bank(name),
                 compiler=cuda_graphs if compiles else None,
                 sizes=batch_sizes(config.max_rows),
             )
@@ -104,15 +111,21 @@ class DeviceExecutor:
 
     def encode(self, requests: Sequence[ImageRequest]) -> Sequence[Conditioning | DiptychError]:
         """Return the embeddings of each request, or why it has none."""
-        return encode_requests(requests, self._experts)
+        return encode_requests(requests, self._experts, self._adapters)
+
+    def bind(self, uses: Sequence[AdapterUse], adapters: Sequence[Adapter]) -> Prepared:
+        """Return the adapters of one unit ready for ``attach``; from any thread."""
+        return self._adapters.bind(uses, adapters)
 
     def attach(self, unit: Unit, prepared: Prepared) -> None:
-        """Put an adapter on the device."""
-        raise NotImplementedError(unit, prepared)
+        """Put a unit on the device."""
+        self._adapters.attach(unit, prepared)
 
     def detach(self, unit: Unit) -> None:
-        """Take an adapter off the device."""
-        raise NotImplementedError(unit)
+        """Take a unit that nothing runs with off the device."""
+        for forward in self._forwards.values():
+            forward.forget_adapters()
+        self._adapters.detach(unit)
 
     @torch.inference_mode()
     def place(self, placement: Placement) -> None:
@@ -125,6 +138,10 @@ class DeviceExecutor:
         self._slots[placement.slot] = Slot(
             route=placement.route,
             conditions=placement.conditioning.by_expert,
+            adapters={
+                expert: self._adapters.unet_uses(placement.request, expert)
+                for expert in placement.conditioning.by_expert
+            },
             noise=noise,
             batch=state,
         )
@@ -205,8 +222,12 @@ class DeviceExecutor:
         twice = torch.tensor(guided, dtype=torch.long, device=self._device)
         x = state * table[:, C_IN].view(-1, 1, 1, 1)
         timestep = table[:, TIMESTEP]
+        adapters = [slot.adapters[expert] for slot in slots]
         output = self._forwards[expert](
-            torch.cat([x, x[twice]]), torch.cat([timestep, timestep[twice]]), conditions
+            torch.cat([x, x[twice]]),
+            torch.cat([timestep, timestep[twice]]),
+            conditions,
+            [*adapters, *[adapters[row] for row in guided]],
         )
         cond, uncond = output[:num_images], output[num_images:]
         if not guided:

@@ -5,12 +5,15 @@ that were not warmed at start run eagerly: nothing is ever compiled under traffi
 """
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Final
 
 import torch
 from torch import Tensor
 
+from diptych.adapters.bank import Bank
+from diptych.adapters.row_lines import RowLines, RowUses
 from diptych.inference.conditions import Conditions
 from diptych.models.text_memory import remember_text
 from diptych.models.unet import Unet
@@ -24,6 +27,7 @@ Compiler = Callable[[Predict], Predict]
 _WARM_RUNS: Final = 3
 """The first compiles, the second records a graph, the third is measured."""
 _EAGER_SIZES: Final = (2,)
+_REMEMBERED_BATCHES: Final = 8
 
 
 def batch_sizes(max_rows: int) -> tuple[int, ...]:
@@ -48,22 +52,53 @@ def cuda_graphs(predict: Predict) -> Predict:
 class Forward:
     """Calls one UNet; used by the engine's thread alone, as recorded graphs belong to a thread."""
 
-    def __init__(self, unet: Unet, *, compiler: Compiler | None, sizes: Sequence[int]) -> None:
-        self._unet = unet
+    def __init__(
+        self, unet: Unet, bank: Bank, *, compiler: Compiler | None, sizes: Sequence[int]
+    ) -> None:
+        self._unet, self._bank = unet, bank
+        self._selected: OrderedDict[tuple[RowUses, ...], RowLines | None] = OrderedDict()
         self._compiled = None if compiler is None else compiler(unet.predict)
         self._sizes = tuple(sorted(sizes))
-        self._warm: set[tuple[int, ...]] = set()
+        self._warm: set[tuple[object, ...]] = set()
         if unet.device.type == "cpu":
             remember_text(unet.module)
 
-    def __call__(self, x: Tensor, timestep: Tensor, conditions: Conditions) -> Tensor:
-        """Return the prediction for ``x`` [R, 4, h, w] at ``timestep`` [R]."""
+    def __call__(
+        self, x: Tensor, timestep: Tensor, conditions: Conditions, adapters: Sequence[RowUses]
+    ) -> Tensor:
+        """Return the prediction for ``x`` [R, 4, h, w] at ``timestep`` [R], each with its adapters.
+
+        Args:
+            x: Scaled noisy latents.
+            timestep: One per row.
+            conditions: Of R rows.
+            adapters: The lines each of the R rows uses.
+        """
         num_rows = len(x)
         size = next((size for size in self._sizes if size >= num_rows), num_rows)
-        if self._compiled is None or self._shape(size, x, conditions) not in self._warm:
-            return self._unet.predict(x, timestep, **_named(conditions))
+        padded = (*adapters, *[adapters[-1]] * (size - num_rows))
+        rows = self._select(padded)
+        if self._compiled is None or self._shape(size, x, conditions, rows) not in self._warm:
+            with self._bank.using(self._select(tuple(adapters))):
+                return self._unet.predict(x, timestep, **_named(conditions))
         x, timestep, conditions = _padded(x, timestep, conditions, size)
-        return self._compiled(x, timestep, **_named(conditions))[:num_rows]
+        with self._bank.using(rows):
+            return self._compiled(x, timestep, **_named(conditions))[:num_rows]
+
+    def forget_adapters(self) -> None:
+        """Drop what was gathered, as lines are about to change hands."""
+        self._selected.clear()
+
+    def _select(self, adapters: tuple[RowUses, ...]) -> RowLines | None:
+        """Return the lines of a batch; remembered while the same rows come again."""
+        if not any(adapters):
+            return None
+        if adapters not in self._selected:
+            self._selected[adapters] = self._bank.select(adapters)
+            if len(self._selected) > _REMEMBERED_BATCHES:
+                self._selected.popitem(last=False)
+        self._selected.move_to_end(adapters)
+        return self._selected[adapters]
 
     @torch.inference_mode()
     def warm_up(self, height: int, width: int, conditions: Conditions) -> dict[int, float]:
@@ -85,19 +120,22 @@ class Forward:
         timestep = torch.full((1,), 500.0, device=device)
         x, timestep, conditions = _padded(x, timestep, conditions, size)
         if self._compiled is not None:
-            self._warm.add(self._shape(size, x, conditions))
+            self._warm.add(self._shape(size, x, conditions, None))
         seconds = 0.0
         for _ in range(_WARM_RUNS):
             began = time.perf_counter()
-            self(x, timestep, conditions)
+            self(x, timestep, conditions, [()] * size)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             seconds = time.perf_counter() - began
         return seconds
 
     @staticmethod
-    def _shape(size: int, x: Tensor, conditions: Conditions) -> tuple[int, ...]:
-        return (size, *x.shape[2:], conditions.hidden.shape[1])
+    def _shape(
+        size: int, x: Tensor, conditions: Conditions, rows: RowLines | None
+    ) -> tuple[object, ...]:
+        adapters = () if rows is None else rows.shape
+        return (size, *x.shape[2:], conditions.hidden.shape[1], adapters)
 
 
 def _named(conditions: Conditions) -> dict[str, Tensor]:

@@ -191,7 +191,7 @@ class Decoder(Protocol):
 
 
 class Observer(Protocol):
-    """Hears what happens, for metrics; called from the engine's and the decoder's threads."""
+    """Hears what happens, for metrics; called from all of the engine's helpers' threads."""
 
     def on_tick(self, *, expert: Expert, num_rows: int, seconds: float) -> None:
         """Note one tick; ``num_rows`` counts UNet rows."""
@@ -201,6 +201,9 @@ class Observer(Protocol):
 
     def on_decode(self, seconds: float) -> None:
         """Note the time from finished latents to the picture of one image."""
+
+    def on_adapter_load(self, *, seconds: float, tier: str, reason: str | None) -> None:
+        """Note a load from ``tier``; ``reason`` is the error's, None for success."""
 
     def on_finish(self, *, seconds: float, num_images: int, reason: str | None) -> None:
         """Note the end of a request; ``reason`` is the error's, None for success."""

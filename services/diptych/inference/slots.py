@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from diptych.adapters.row_lines import RowUses
 from diptych.diffusion.noise import RowNoise
 from diptych.inference.conditions import Conditions
 from diptych.inference.route import Route
@@ -24,6 +25,8 @@ class Slot:
 
     route: Route
     conditions: Mapping[Expert, Conditions]
+    adapters: Mapping[Expert, RowUses]
+    """The lines it uses of each expert's bank."""
     noise: RowNoise
     batch: Tensor
     """[B, 4, C, h, w] float32; one row is this image's (x, x_last, h1, h2)."""

@@ -19,6 +19,8 @@ METRIC_NAMES: Final[Mapping[str, str]] = {
     "diptych_request_queue_time_seconds": "From admission to the first tick.",
     "diptych_step_time_seconds": "One tick: a UNet forward over a batch of rows, by expert.",
     "diptych_batch_rows": "UNet rows of one tick, by expert; a guided image takes two.",
+    "diptych_adapter_load_seconds": "From an adapter's turn in the loader to host memory, by tier.",
+    "diptych_adapter_load_failures_total": "Adapters that could not be loaded, by reason.",
     "diptych_decode_time_seconds": "From finished latents to the encoded image.",
     "diptych_e2e_request_latency_seconds": "From arrival to the last image, successes only.",
     "diptych_images_total": "Images delivered, by output format.",
@@ -53,6 +55,10 @@ class InferenceMetrics:
         self._rows = _histogram("diptych_batch_rows", registry, BATCH_ROWS, labels=("expert",))
         self._decode = _histogram("diptych_decode_time_seconds", registry, STEP_SECONDS)
         self._latency = _histogram("diptych_e2e_request_latency_seconds", registry, REQUEST_SECONDS)
+        self._loads = _histogram(
+            "diptych_adapter_load_seconds", registry, STEP_SECONDS, labels=("tier",)
+        )
+        self._load_failures = _counter("diptych_adapter_load_failures_total", registry, ("reason",))
         self._images = _counter("diptych_images_total", registry, ("format",))
         self._requests = _counter("diptych_requests_total", registry, ("method", "code"))
         self._errors = _counter("diptych_request_errors_total", registry, ("reason",))
@@ -70,6 +76,13 @@ class InferenceMetrics:
     def on_decode(self, seconds: float) -> None:
         """Note the time from finished latents to the picture of one image."""
         self._decode.observe(seconds)
+
+    def on_adapter_load(self, *, seconds: float, tier: str, reason: str | None) -> None:
+        """Note a load from ``tier``; ``reason`` is the error's, None for success."""
+        if reason is None:
+            self._loads.labels(tier).observe(seconds)
+        else:
+            self._load_failures.labels(reason).inc()
 
     def on_finish(self, *, seconds: float, num_images: int, reason: str | None) -> None:
         """Note the end of an admitted request; only a success, without ``reason``, has a latency.

@@ -1,0 +1,136 @@
+"""From an adapter's digest to host memory, ready for the device, in threads of its own.
+
+The store's own disk tier lies behind the registry; here is the host tier: what was bound to this
+server's networks stays until the bytes it may take are needed for others.
+"""
+
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from diptych.adapters.adapter import Adapter
+from diptych.adapters.bundle import from_bytes
+from diptych.adapters.registry import Registry
+from diptych.digest import Digest
+from diptych.errors import DiptychError
+from diptych.inference.adapter_units import Unit
+from diptych.inference.isolation import as_failure
+from diptych.inference.ports import Observer, Prepared
+from diptych.inference.trajectory import AdapterUse
+
+__all__ = ["Bind", "HostStats", "StoreLoader"]
+
+_log = logging.getLogger(__name__)
+
+_NUM_THREADS: Final = 2
+Uses = tuple[AdapterUse, ...]
+
+Bind = Callable[[Uses, Sequence[Adapter]], Prepared]
+"""Binds the adapters of one unit to this server's networks; from any thread."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostStats:
+    """What the host tier holds."""
+
+    num_units: int
+    size_bytes: int
+
+
+class StoreLoader:
+    """Loads adapters from a registry; safe from any thread."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        bind: Bind,
+        *,
+        host_bytes: int,
+        observer: Observer,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._registry, self._bind = registry, bind
+        self._host_bytes = host_bytes
+        self._observer, self._clock = observer, clock
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[Unit, Prepared] = OrderedDict()
+        self._size_bytes = 0
+        self._pool = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="adapters")
+
+    def prepare(
+        self,
+        unit: Unit,
+        uses: Uses,
+        *,
+        fetching: Callable[[], None],
+        done: Callable[[Prepared | DiptychError], None],
+    ) -> None:
+        """Queue the adapters of one unit."""
+        self._pool.submit(partial(self._load, unit, uses, fetching, done))
+
+    def stats(self) -> HostStats:
+        """Return a snapshot."""
+        with self._lock:
+            return HostStats(num_units=len(self._kept), size_bytes=self._size_bytes)
+
+    def stop(self) -> None:
+        """Drop what is queued and end the threads."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def _load(
+        self,
+        unit: Unit,
+        uses: Uses,
+        fetching: Callable[[], None],
+        done: Callable[[Prepared | DiptychError], None],
+    ) -> None:
+        fetching()
+        began, reason, tier = self._clock(), None, "host"
+        result: Prepared | DiptychError
+        try:
+            found = self._recall(unit)
+            if found is None:
+                tier = self._tier(uses)
+                found = self._bind(uses, [self._read(use) for use in uses])
+                self._keep(unit, found)
+            result = found
+        except Exception as error:  # noqa: BLE001  logged, fails one request
+            _log.warning("adapter %s cannot be loaded: %s", uses[0].name, error)
+            result = as_failure(error)
+            reason = result.reason
+        seconds = self._clock() - began
+        self._observer.on_adapter_load(seconds=seconds, tier=tier, reason=reason)
+        done(result)
+
+    def _read(self, use: AdapterUse) -> Adapter:
+        digest = Digest.parse(use.digest)
+        with self._registry.hold(digest, tenant=use.tenant) as path:
+            return from_bytes(path, source=use.name)
+
+    def _tier(self, uses: Uses) -> str:
+        here = [self._registry.is_here(Digest.parse(use.digest), tenant=use.tenant) for use in uses]
+        return "disk" if all(here) else "store"
+
+    def _recall(self, unit: Unit) -> Prepared | None:
+        with self._lock:
+            if unit in self._kept:
+                self._kept.move_to_end(unit)
+            return self._kept.get(unit)
+
+    def _keep(self, unit: Unit, prepared: Prepared) -> None:
+        """Keep a unit and drop the least recently used ones beyond the limit."""
+        if prepared.size_bytes > self._host_bytes:
+            return
+        with self._lock:
+            if self._kept.pop(unit, None) is None:
+                self._size_bytes += prepared.size_bytes
+            self._kept[unit] = prepared
+            while self._size_bytes > self._host_bytes:
+                _, dropped = self._kept.popitem(last=False)
+                self._size_bytes -= dropped.size_bytes
