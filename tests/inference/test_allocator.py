@@ -1,4 +1,4 @@
-"""Threads share one heap once they are told to."""
+"""Threads share one heap once they are told to, and free pages go back at rest."""
 
 import subprocess
 import sys
@@ -6,7 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from diptych.inference.allocator import bound_arenas
+from diptych.bench.memory import resident_bytes
+from diptych.inference.allocator import REST_S, Rest, bound_arenas, trim_heap
 
 COUNT_HEAPS = """
 import contextlib, ctypes, runpy, sys, threading
@@ -57,3 +58,41 @@ def test_a_library_without_such_a_limit_is_left_alone() -> None:
 
 def test_a_limit_that_is_refused_is_reported() -> None:
     assert not bound_arenas(SimpleNamespace(mallopt=lambda *_: 0))
+
+
+def test_free_pages_between_pieces_in_use_go_back() -> None:
+    pieces = [bytearray(8192) for _ in range(4096)]
+    del pieces[::2]
+    before = resident_bytes()
+    trim_heap()
+    assert before - resident_bytes() > 8 * 2**20
+
+
+def test_a_library_that_cannot_trim_is_left_alone() -> None:
+    assert not trim_heap(SimpleNamespace())
+
+
+def test_rest_is_reached_once_when_work_has_been_over_long_enough() -> None:
+    now = [100.0]
+    rest = Rest(clock=lambda: now[0])
+    seen = []
+    for passed_s, num_ticks, busy in (
+        (0, 0, False),
+        (REST_S, 0, False),
+        (0, 7, True),
+        (REST_S, 9, False),
+        (REST_S - 1, 9, False),
+        (1, 9, False),
+        (REST_S, 9, False),
+    ):
+        now[0] += passed_s
+        seen.append(rest.reached(num_ticks, busy=busy))
+    assert seen == [False] * 5 + [True, False]
+
+
+def test_rest_is_not_reached_while_a_request_waits() -> None:
+    now = [100.0]
+    rest = Rest(clock=lambda: now[0])
+    rest.reached(1, busy=True)
+    now[0] += 2 * REST_S
+    assert not rest.reached(1, busy=True)

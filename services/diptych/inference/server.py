@@ -27,6 +27,7 @@ from diptych.errors import (
     Unavailable,
 )
 from diptych.inference.adapters_service import ADAPTER_SERVICE_NAME, AdapterService, Pins
+from diptych.inference.allocator import Rest, trim_heap
 from diptych.inference.hosted import Hosted
 from diptych.inference.orders import Catalog
 from diptych.inference.peer import join_peer
@@ -345,13 +346,21 @@ async def _unless(stop: asyncio.Event, work: Coroutine[None, None, Result]) -> R
 
 
 async def _until_stopped(stop: asyncio.Event, engine: RunningEngine, rpc: RpcServer) -> None:
-    """Return when ``stop`` is set; if the engine's thread dies, tell the probes."""
+    """Return when ``stop`` is set; if the engine's thread dies, tell the probes.
+
+    Once the engine has come to rest, the heap's free pages go back to the system.
+    """
+    rest = Rest()
     while not stop.is_set():
         try:
             engine.wait_ready(0.0)
         except EngineFault:
             await rpc.set_health(Probe.READINESS, serving=False)
             await rpc.set_health(Probe.LIVENESS, serving=False)
+        stats = engine.stats()
+        busy = stats.running + stats.waiting + stats.decoding > 0
+        if rest.reached(stats.num_ticks, busy=busy):
+            await asyncio.to_thread(trim_heap)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), WATCH_S)
 
