@@ -11,7 +11,7 @@ def test_requests_painted_and_given_up_leak_no_slot_and_are_all_reported(
 ) -> None:
     seen: list[int] = []
     found = measure_memory(
-        server, num_requests=10, num_cancelled=60, progress=lambda: seen.append(1)
+        server, num_requests=10, num_cancelled=60, rest_s=0.0, progress=lambda: seen.append(1)
     )
     assert (found.slots_free, found.num_slots) == (server.num_slots, server.num_slots)
     assert len(seen) == NUM_SETTLING + 10 + 60 + 1

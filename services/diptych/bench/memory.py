@@ -12,6 +12,7 @@ from diptych.bench.serving import Serving
 from diptych.clients.events import Queued
 from diptych.clients.inference import InferenceClient
 from diptych.errors import FieldViolation, QueueFull, SettingInvalid
+from diptych.inference.allocator import REST_S
 
 __all__ = ["MAX_GROWTH", "NUM_SETTLING", "Memory", "measure_memory", "resident_bytes"]
 
@@ -22,6 +23,8 @@ _SETTLING_SHARE: Final = 0.2
 """The same, as a share of the requests after it."""
 _AT_ONCE: Final = 16
 _PATIENCE_S: Final = 10.0
+_AT_REST_S: Final = REST_S + 5.0
+"""By then the server has given its free pages back."""
 _LOOK_S: Final = 0.05
 _STATUS: Final = Path("/proc/self/status")
 
@@ -54,6 +57,7 @@ def measure_memory(
     *,
     num_requests: int,
     num_cancelled: int,
+    rest_s: float = _AT_REST_S,
     progress: Callable[[], None] = lambda: None,
 ) -> Memory:
     """Paint many pictures, give many more requests up, and look at memory and slots.
@@ -62,6 +66,7 @@ def measure_memory(
         server: Serves nobody else.
         num_requests: Pictures painted between the two looks at memory.
         num_cancelled: Requests given up right after they were admitted.
+        rest_s: How long the server does nothing before each look at memory.
         progress: Called after every request.
     """
     recipes = [replace(r, num_steps=4, boundary=0.5) for r in mixed_recipes(64)]
@@ -78,9 +83,9 @@ def measure_memory(
 
     with ThreadPoolExecutor(_AT_ONCE, "caller") as pool:
         list(pool.map(paint, range(num_settling)))
-        before = _resident_at_rest(server)
+        before = _resident_at_rest(server, rest_s)
         list(pool.map(paint, range(num_requests)))
-        after = _resident_at_rest(server)
+        after = _resident_at_rest(server, rest_s)
         list(pool.map(give_up, range(num_cancelled)))
     paint(0)
     _await_idle(server)
@@ -108,8 +113,9 @@ def resident_bytes() -> int:
     return int(line.split()[1]) * 1024
 
 
-def _resident_at_rest(server: Serving) -> int:
+def _resident_at_rest(server: Serving, rest_s: float) -> int:
     _await_idle(server)
+    time.sleep(rest_s)
     return resident_bytes()
 
 
