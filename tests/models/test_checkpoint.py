@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from diptych.errors import (
 )
 from diptych.models.checkpoint import SourceConfig, locate, locate_part, open_checkpoint
 from diptych.storage.s3 import S3Config
+from support.hub import hub
 
 Upload = Callable[..., None]
 
@@ -76,7 +78,19 @@ def test_opens_a_folder(base_folder: Path, config: SourceConfig) -> None:
     assert "unet" in open_checkpoint(str(base_folder), config).parts
 
 
-@pytest.mark.parametrize("name", ["/nowhere/model", "./nowhere", "model", "weights.safetensors"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "/nowhere/model",
+        "./nowhere",
+        "./models/nowhere",
+        "../nowhere/model",
+        "~/nowhere",
+        ".models/nowhere",
+        "model",
+        "weights.safetensors",
+    ],
+)
 def test_a_name_of_nothing_is_not_found(config: SourceConfig, name: str) -> None:
     with pytest.raises(ModelNotFound):
         locate(name, config)
@@ -104,6 +118,37 @@ def test_names_what_is_wrong_with_a_file(tmp_path: Path, config: SourceConfig) -
 def test_a_hub_that_does_not_answer_is_unavailable(config: SourceConfig, name: str) -> None:
     with pytest.raises(SourceUnavailable, match="cannot fetch owner/model@"):
         locate(name, config)
+
+
+@pytest.mark.parametrize("find", [locate, locate_part])
+def test_a_name_that_may_be_a_folder_or_an_id_is_told_as_both(
+    find: Callable[[str, SourceConfig], Path], config: SourceConfig
+) -> None:
+    with pytest.raises(SourceUnavailable) as caught:
+        find("models/foo", config)
+    assert caught.value.detail == (
+        "'models/foo' is no file or folder here; as a Hugging Face id: "
+        "cannot fetch models/foo@main: no answer, and nothing fetched before"
+    )
+
+
+def test_a_name_that_the_hub_does_not_know_is_told_as_both(tmp_path: Path) -> None:
+    with hub() as served:
+        config = SourceConfig(cache_dir=tmp_path, hub_endpoint=f"http://{served.address}")
+        with pytest.raises(ModelNotFound, match="no such file or folder; as a Hugging Face id: "):
+            locate("models/foo", config)
+
+
+def test_a_hub_that_is_silent_is_given_up_in_bounded_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("diptych.models.checkpoint._PROBE_TIMEOUT_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        config = SourceConfig(
+            cache_dir=tmp_path, hub_endpoint=f"http://127.0.0.1:{silent.getsockname()[1]}"
+        )
+        with pytest.raises(SourceUnavailable, match="no answer"):
+            locate("models/foo", config)
 
 
 def test_a_hub_model_fetched_before_is_found_without_the_hub(

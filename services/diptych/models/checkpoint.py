@@ -1,7 +1,9 @@
 """Checkpoints by the name a user gives: a folder, one file, a Hugging Face id or ``s3://``."""
 
 import logging
+import queue
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,6 +13,7 @@ from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import (
     HFValidationError,
     InferenceTimeoutError,
+    LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -37,6 +40,7 @@ _HUB_PATTERNS = (
 _PART_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json")
 _TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json")
 _PROBE_TIMEOUT_S = 10.0
+"""For the hub's first answer, however long its name takes to resolve."""
 _TRANSPORT_ERROR: type[Exception] = InferenceTimeoutError.__mro__[1]
 """The HTTP library's own error; releases of the hub differ in which library that is."""
 _HUB_FP16_FILES = ("*.fp16.safetensors", "*.fp16-*.safetensors", "*.non_ema.safetensors")
@@ -72,6 +76,8 @@ def open_checkpoint(source: str, config: SourceConfig) -> Checkpoint:
 def locate(source: str, config: SourceConfig) -> Path:
     """Return the local folder or ``.safetensors`` file of ``source``; the bytes are there.
 
+    What begins with ``.``, ``/`` or ``~`` is never taken for a Hugging Face id.
+
     Raises:
         ModelNotFound: nothing has that name.
         PickleRefused: the name is a pickle's.
@@ -90,7 +96,8 @@ def locate(source: str, config: SourceConfig) -> Path:
         return path
     if (match := _HUB_ID.fullmatch(source)) and path.suffix != ".safetensors":
         revision = match["revision"] or config.revision or "main"
-        return _from_hub(match["id"], revision, config)
+        with _either_reading(source):
+            return _from_hub(match["id"], revision, config)
     raise ModelNotFound(source)
 
 
@@ -106,7 +113,8 @@ def locate_part(source: str, config: SourceConfig) -> Path:
     match = _HUB_ID.fullmatch(source)
     if match and not Path(source).exists() and not _is_weights(source):
         revision = match["revision"] or config.revision or "main"
-        folder = _snapshot(match["id"], revision, config, allow=_PART_FILES)
+        with _either_reading(source):
+            folder = _snapshot(match["id"], revision, config, allow=_PART_FILES)
         _log.info("hub model %s revision %s is commit %s", match["id"], revision, folder.name)
         return folder
     path = locate(source, config)
@@ -179,16 +187,51 @@ def _snapshot(
 
 
 def _is_reachable(repository: str, revision: str, config: SourceConfig) -> bool:
-    """Ask the hub once, since its own downloads go on asking for half a minute."""
+    """Ask the hub once, since its own downloads go on asking for half a minute.
+
+    A thread asks: its timeout does not cover the name's resolution, which may take as long.
+
+    Raises:
+        RepositoryNotFoundError: The hub has no such repository, or none for this caller.
+        RevisionNotFoundError: The repository has no such revision.
+        HFValidationError: The repository's name is none.
+    """
+    answers: queue.SimpleQueue[bool | Exception] = queue.SimpleQueue()
+
+    def ask() -> None:
+        api = HfApi(endpoint=config.hub_endpoint)
+        try:
+            api.repo_info(repository, revision=revision, timeout=_PROBE_TIMEOUT_S)
+        except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
+            answers.put(error)
+        except (_TRANSPORT_ERROR, OSError):
+            answers.put(False)
+        else:
+            answers.put(True)
+
+    threading.Thread(target=ask, name="diptych-hub", daemon=True).start()
     try:
-        HfApi(endpoint=config.hub_endpoint).repo_info(
-            repository, revision=revision, timeout=_PROBE_TIMEOUT_S
-        )
-    except (RepositoryNotFoundError, RevisionNotFoundError):
-        raise
-    except (_TRANSPORT_ERROR, OSError):
+        answer = answers.get(timeout=_PROBE_TIMEOUT_S)
+    except queue.Empty:
         return False
-    return True
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+@contextmanager
+def _either_reading(source: str) -> Iterator[None]:
+    """Say of a source that is not there how it was read: as a path, then as a Hugging Face id."""
+    try:
+        yield
+    except ModelNotFound as error:
+        detail = str(error).removeprefix("model ")
+        raise ModelNotFound(
+            source, f"no such file or folder; as a Hugging Face id: {detail}"
+        ) from error
+    except SourceUnavailable as error:
+        detail = f"{source!r} is no file or folder here; as a Hugging Face id: {error.detail}"
+        raise SourceUnavailable(error.source, detail) from error
 
 
 @contextmanager
@@ -198,6 +241,9 @@ def _hub_errors(repository: str, revision: str, config: SourceConfig) -> Iterato
         yield
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
         raise ModelNotFound(f"{repository}@{revision}", str(error).splitlines()[0]) from error
+    except LocalEntryNotFoundError as error:
+        detail = f"cannot fetch {repository}@{revision}: no answer, and nothing fetched before"
+        raise SourceUnavailable(config.hub_endpoint or "huggingface.co", detail) from error
     except (_TRANSPORT_ERROR, OSError) as error:
         detail = f"cannot fetch {repository}@{revision}: {type(error).__name__}"
         raise SourceUnavailable(config.hub_endpoint or "huggingface.co", detail) from error
