@@ -209,7 +209,7 @@ def test_server_that_is_stopped_while_it_loads_starts_no_engine(
     def load(*_: object) -> Loaded:
         loads.set()
         loaded.wait(30.0)
-        return Loaded(engine=engine, hosted=hosted, num_slots=4)
+        return Loaded(engine=engine, hosted=hosted, catalog=FakeCatalog(), num_slots=4)
 
     server = BackgroundServer(settings(), load)
     with ThreadPoolExecutor(2) as threads:

@@ -9,6 +9,7 @@ from diptych.inference.hosted import Hosted
 from diptych.inference.limits import Limits
 from diptych.inference.server import Loaded, run_server
 from diptych.inference.settings import InferenceSettings, Settings
+from support.catalogs import FakeCatalog
 from support.engines import FakeEngine
 
 STUCK_S = 60.0
@@ -45,7 +46,7 @@ def load(*_: object) -> Loaded:
     """Load nothing, for a minute if that is where to be stuck."""
     if sys.argv[1] == "load":
         threading.Event().wait(STUCK_S)
-    return Loaded(engine=StuckEngine(), hosted=hosted(), num_slots=1)
+    return Loaded(engine=StuckEngine(), hosted=hosted(), catalog=FakeCatalog(), num_slots=1)
 
 
 if __name__ == "__main__":
