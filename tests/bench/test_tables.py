@@ -9,12 +9,14 @@ from rich.table import Table
 
 from diptych.bench.concurrency import Independence
 from diptych.bench.memory import Memory
+from diptych.bench.merge import MergeReport, MethodReport, Side
 from diptych.bench.parity import Parity
 from diptych.bench.steps import Curve, Painting, StepsReport
 from diptych.bench.tables import (
     as_json,
     independence_table,
     memory_table,
+    merge_table,
     parity_table,
     steps_table,
     throughput_table,
@@ -39,6 +41,14 @@ STEPS = StepsReport(
     curves=(Curve(expert="base", num_images=2, step_s=0.5, ceiling_share=0.25),),
     paintings=(Painting(name="one", num_images=1, seconds=2.0),),
 )
+SIDE = Side(seconds=2.0, peak_bytes=2**20, error=0.5, least_error=0.5, sum_error=0.6)
+MERGE = MergeReport(
+    architecture="sdxl",
+    num_layers=560,
+    num_adapters=4,
+    rank=16,
+    methods=(MethodReport(method="ties", theirs=SIDE, ours=SIDE),),
+)
 INDEPENDENCE = Independence(differences=(1e-6, 2e-6))
 
 
@@ -55,6 +65,7 @@ def shown(table: Table) -> str:
         (MEMORY, "holds", False),
         (STEPS, "images_per_s", {"one": 0.5}),
         (INDEPENDENCE, "largest", 2e-6),
+        (MERGE, "speedup", {"ties": 1.0}),
     ],
 )
 def test_a_program_gets_what_follows_from_the_numbers(
@@ -68,6 +79,7 @@ def test_a_program_gets_what_follows_from_the_numbers(
     [
         (throughput_table(THROUGHPUT), ["32 mixed requests", "3.00x", ">= 2.0x"]),
         (memory_table(MEMORY), ["leaked", "+0.00%"]),
+        (merge_table(MERGE), ["ties, seconds", "1.0x", "as near", "560 layers"]),
         (steps_table(STEPS), ["base step", "25.0%", "2.00 TFLOP/s", "0.500"]),
         (independence_table(INDEPENDENCE), ["2 unlike requests", "2.0e-06"]),
         (

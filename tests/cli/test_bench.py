@@ -34,3 +34,19 @@ def test_what_cannot_be_measured_is_said(
 ) -> None:
     result = invoke("bench", "inference", *asked)
     assert (result.exit_code, words in result.stderr) == (2, True), result.output
+
+
+def test_layers_of_an_unknown_network_cannot_be_merged(invoke: Invoke) -> None:
+    result = invoke("bench", "merge", "--architecture", "sd3")
+    assert (result.exit_code, "is not one of sdxl, nano" in result.stderr) == (2, True)
+
+
+def test_merging_is_measured_and_written_as_json(invoke: Invoke, tmp_path: Path) -> None:
+    path = tmp_path / "merge.json"
+    asked = ("--architecture", "nano", "--adapters", 2, "--rank", 2, "--repeats", 1)
+    result = invoke("bench", "merge", *asked, "--json", path)
+    assert "dare_ties, seconds" in result.stdout, result.output
+    assert [one["method"] for one in json.loads(path.read_text())["methods"]] == [
+        "ties",
+        "dare_ties",
+    ]

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from diptych.bench.concurrency import MAX_DIFFERENCE, Independence
 from diptych.bench.memory import MAX_GROWTH, Memory
+from diptych.bench.merge import MIN_SPEEDUP, MergeReport
 from diptych.bench.parity import MAX_LATENT_DIFFERENCE, MIN_EQUAL_PIXELS, Parity
 from diptych.bench.steps import StepsReport
 from diptych.bench.throughput import (
@@ -21,12 +22,13 @@ __all__ = [
     "as_json",
     "independence_table",
     "memory_table",
+    "merge_table",
     "parity_table",
     "steps_table",
     "throughput_table",
 ]
 
-Measured = Throughput | StepsReport | Memory | Independence
+Measured = Throughput | StepsReport | Memory | Independence | MergeReport
 
 
 def as_json(measured: Measured) -> dict[str, Any]:
@@ -42,6 +44,8 @@ def as_json(measured: Measured) -> dict[str, Any]:
         derived = {"images_per_s": {p.name: p.images_per_s for p in measured.paintings}}
     elif isinstance(measured, Memory):
         derived = {"growth": measured.growth}
+    elif isinstance(measured, MergeReport):
+        derived = {"speedup": {one.method: one.speedup for one in measured.methods}}
     else:
         derived = {"largest": measured.largest}
     if not isinstance(measured, StepsReport):
@@ -149,6 +153,48 @@ def independence_table(found: Independence) -> Table:
         _judged(f"{found.largest:.1e}", good=found.holds),
         f"<= {MAX_DIFFERENCE:g}",
     )
+    return table
+
+
+def merge_table(found: MergeReport) -> Table:
+    """Return two lines per method: seconds and memory of both sides, and their errors."""
+    table = _table(
+        f"{found.num_adapters} adapters of rank {found.rank}, {found.num_layers} layers",
+        "PEFT",
+        "Diptych",
+        "ratio",
+        "required",
+    )
+    for one in found.methods:
+        table.add_row(
+            f"{one.method}, seconds",
+            f"{one.theirs.seconds:.1f}",
+            f"{one.ours.seconds:.1f}",
+            _judged(f"{one.speedup:.1f}x", good=one.speedup >= MIN_SPEEDUP),
+            f">= {MIN_SPEEDUP:g}x",
+        )
+        table.add_row(
+            f"{one.method}, error in float64",
+            f"{one.theirs.error:.7f}",
+            f"{one.ours.error:.7f}",
+            _judged("as near" if one.is_as_near else "further", good=one.is_as_near),
+            "as near",
+        )
+        table.add_row(
+            f"{one.method}, above the least error of the rank",
+            f"{one.theirs.excess:.1e}",
+            f"{one.ours.excess:.1e}",
+        )
+        table.add_row(
+            f"{one.method}, error against the plain sum",
+            f"{one.theirs.sum_error:.4f}",
+            f"{one.ours.sum_error:.4f}",
+        )
+        table.add_row(
+            f"{one.method}, peak MiB of a layer",
+            f"{one.theirs.peak_bytes / 2**20:.0f}",
+            f"{one.ours.peak_bytes / 2**20:.0f}",
+        )
     return table
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable
 from contextlib import closing
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -12,7 +13,7 @@ from rich.table import Table
 from diptych.cli.embedded import need_extra
 from diptych.cli.files import write_whole
 from diptych.cli.report import EXIT_FAILED, Report, reporting
-from diptych.errors import FieldViolation, InvalidRequest
+from diptych.errors import ExtraMissing, FieldViolation, InvalidRequest
 
 __all__ = ["app"]
 
@@ -147,6 +148,37 @@ def bench_memory(
                 server, num_requests=requests, num_cancelled=cancelled, progress=bar.advance
             )
         _show(report, memory_table(found), as_json(found), json_path)
+        _fail_unless(found.holds)
+
+
+@app.command("merge")
+def bench_merge(
+    *,
+    architecture: Annotated[
+        str, typer.Option("--architecture", help="Whose attention layers: sdxl or nano.")
+    ] = "sdxl",
+    adapters: Annotated[int, typer.Option("--adapters", min=2, max=32)] = 4,
+    rank: Annotated[int, typer.Option("--rank", min=1, max=128)] = 16,
+    density: Annotated[float, typer.Option("--density", min=0.01, max=0.99)] = 0.5,
+    repeats: Annotated[int, typer.Option("--repeats", min=1)] = 3,
+    json_path: JsonPath = None,
+) -> None:
+    """Merge random adapters by TIES and DARE-TIES, with PEFT and with us.
+
+    Every distinct shape of layer is merged and its seconds count as often as the layer occurs.
+    """
+    with reporting(as_json=False) as report:
+        need_extra("benchmarking")
+        if find_spec("peft") is None:
+            raise ExtraMissing(extra="bench", needed_for="comparing with PEFT")
+        from diptych.bench.merge import MergeConfig, attention_shapes, measure_merging
+        from diptych.bench.tables import as_json, merge_table
+
+        config = MergeConfig(num_adapters=adapters, rank=rank, density=density, repeats=repeats)
+        shapes = attention_shapes(architecture)
+        with closing(_Bar(report, "layer shapes")) as bar:
+            found = measure_merging(shapes, config, architecture=architecture, progress=bar.advance)
+        _show(report, merge_table(found), as_json(found), json_path)
         _fail_unless(found.holds)
 
 

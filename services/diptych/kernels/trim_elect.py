@@ -4,11 +4,13 @@ Yadav et al. 2023 (TIES-Merging), Algorithm 1. The magnitude under which values 
 selected by counting, digit by digit of the numbers' bits, so nothing is sorted.
 """
 
+from collections.abc import Sequence
 from typing import Final, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 __all__ = [
     "DIGITS",
@@ -106,20 +108,30 @@ def elect_reference(
 ) -> Tensor:
     """Do what ``trim_elect`` says in torch, piece by piece.
 
-    Products and sums are rounded one by one and in the order of the vectors, so that every
-    device elects the same signs.
+    What elects is rounded product by product and added in the order of the vectors, so that
+    every device elects the same signs.
     """
     merged = torch.empty_like(vectors[0])
+    weighs = bool((votes != 1).any())
+    floors = [np.nextafter(np.float32(threshold), np.float32(0)) for threshold in thresholds.cpu()]
     for begin in range(0, len(merged), _CHUNK):
         piece = vectors[:, begin : begin + _CHUNK]
-        trimmed = piece * (piece.abs() >= thresholds[:, None])
-        voted = trimmed * votes[:, None]
+        trimmed = _above(piece, floors) if any(floors) else piece
+        voted = trimmed * votes[:, None] if weighs else trimmed
         ballots = voted.sign() * votes[:, None].abs() if election == "frequency" else voted
-        majority = torch.where(_in_order(ballots) >= 0, 1.0, -1.0)
-        agrees = voted.sign() == majority
-        kept = _in_order(trimmed * weights[:, None] * agrees)
-        merged[begin : begin + _CHUNK] = kept / agrees.sum(0).clamp(min=1)
+        total = _in_order(ballots)
+        # A total of -0 comes of zeros alone, which agree with neither sign.
+        majority = torch.ones_like(total).copysign_(total)
+        agrees = voted.sign().mul_(majority).clamp_(min=0.0)
+        count = (torch.ones_like(weights) @ agrees).clamp_(min=1.0)
+        merged[begin : begin + _CHUNK] = (weights @ agrees.mul_(trimmed)).div_(count)
     return merged
+
+
+def _above(rows: Tensor, floors: Sequence[np.float32]) -> Tensor:
+    """Return ``rows`` [n, m] with zeros where a magnitude is not above its row's floor."""
+    pairs = zip(rows, floors, strict=True)
+    return torch.stack([functional.hardshrink(row, float(floor)) for row, floor in pairs])
 
 
 def _in_order(rows: Tensor) -> Tensor:

@@ -19,12 +19,18 @@ __all__ = ["Cut", "PickRank", "Triplets", "cut_dense", "cut_factors", "pick_rank
 PickRank = Callable[[Tensor, float], int | None]
 """From squared singular values (falling) and their whole sum, how many to keep; None: more."""
 
-_TOLERANCE: Final = 1e-12
-"""Share of the energy that another iteration may still find when iterating ends."""
-_COARSE_TOLERANCE: Final = 1e-7
-_MAX_COARSE: Final = 12
-_MAX_FINE: Final = 16
-_PROBES: Final = 16
+_TOLERANCE: Final = 1e-13
+"""Share of the energy that may be missed by iterating; rounding to float32 costs as much."""
+_PLENTY: Final = 0.1
+"""Share of the energy that the first guess misses at most, as a rule."""
+_MAX_STAGES: Final = 6
+_MAX_DEGREE: Final = 5
+_LEAST_GAIN: Final = 50.0
+"""A stage that divides what is missed by less than this is not worth its time."""
+_PROBES: Final = 8
+_SPARE: Final = 8
+"""Directions beyond those kept that the last step, in float64, may mix with them."""
+_TINY: Final = 1e-30
 _SMALL: Final = 256
 """Up to this many rows an exact decomposition is quicker than iterating."""
 _NEGLIGIBLE: Final = 1e-7
@@ -92,9 +98,9 @@ def cut_dense(matrix: Tensor, pick: PickRank, start: Factors) -> Cut:
     """Cut a dense matrix [out, in] float32 that lies near the span of ``start``.
 
     Subspace iteration (Halko et al. 2011, section 4.5) from the span of the factors that made the
-    matrix and a few more directions, first in float32, then in float64, until another iteration
-    would not find a part in 10^12 of the energy; where that would take long, an exact
-    decomposition.
+    matrix and a few more directions, with Chebyshev filters, in float32; then one step of
+    Rayleigh and Ritz in float64. It ends when another iteration would find less than a part in
+    10^13 of the energy. Where that would take long, the decomposition is exact.
 
     Args:
         matrix: What is cut.
@@ -107,7 +113,7 @@ def cut_dense(matrix: Tensor, pick: PickRank, start: Factors) -> Cut:
         swapped = Factors(up=cut.factors.down.T, down=cut.factors.up.T)
         return Cut(factors=with_signs_settled(swapped), energy=cut.energy, kept=cut.kept)
     exact = matrix.double()
-    energy = float(exact.square().sum())
+    energy = float(torch.linalg.vector_norm(exact)) ** 2
     found = None
     if energy > 0 and matrix.shape[0] > max(_SMALL, 3 * (start.up.shape[1] + _PROBES)):
         found = _iterate(matrix, exact, pick, start.up, energy)
@@ -118,44 +124,61 @@ def _iterate(
     matrix: Tensor, exact: Tensor, pick: PickRank, span: Tensor, energy: float
 ) -> Triplets | None:
     """Return the leading triplets, None when they would take longer than a decomposition."""
-    probes = _probe_directions(len(span), span.device)
-    basis = torch.linalg.qr(torch.cat([span, probes], dim=1).float())[0]
-    coarse = _refine(matrix, basis, pick, energy, _COARSE_TOLERANCE, _MAX_COARSE)
-    if coarse is None:
-        return None
-    basis = torch.linalg.qr(coarse.double())[0]
-    fine = _refine(exact, basis, pick, energy, _TOLERANCE, _MAX_FINE)
-    if fine is None:
-        return None
-    return _ritz(exact, torch.linalg.qr(fine)[0], pick, energy)
-
-
-def _refine(
-    matrix: Tensor,
-    basis: Tensor,
-    pick: PickRank,
-    energy: float,
-    tolerance: float,
-    max_iterations: int,
-) -> Tensor | None:
-    """Iterate until the energy in the kept part stands still; None if it will not in time."""
-    kept, gain = 0.0, math.inf
-    for iteration in range(max_iterations):
+    basis = torch.cat([span, _probe_directions(len(span), span.device)], dim=1).float()
+    basis = matrix @ (matrix.T @ torch.linalg.qr(basis)[0])
+    kept, gained = 0.0, 1.0
+    for _ in range(_MAX_STAGES):
+        basis = torch.linalg.qr(basis / basis.norm(dim=0).clamp(min=_TINY))[0]
         seen = matrix.T @ basis
-        squares = torch.linalg.eigvalsh((seen.T @ seen).double()).flip(0).clamp(min=0)
-        count = pick(squares, energy)
+        squares, rotation = torch.linalg.eigh((seen.T @ seen).double())
+        squares, rotation = squares.flip(0), rotation.flip(1).float()
+        count = pick(squares.clamp(min=0), energy)
         if count is None:
             return None
+        basis, seen = basis @ rotation, seen @ rotation
         now = float(squares[:count].sum())
-        gain, last = (now - kept) / energy, gain
-        kept = now
-        basis = matrix @ seen
-        if gain <= tolerance:
-            return basis
-        if iteration >= 3 and gain > tolerance * (last / gain) ** (max_iterations - iteration):
+        if (now - kept) / energy <= gained * _TOLERANCE:
+            leading = torch.linalg.qr(basis[:, : count + _SPARE].double())[0]
+            return _ritz(exact, leading, pick, energy)
+        floor = max(float(squares[-1]), _NEGLIGIBLE * float(squares[0]))
+        degree, gained = _filter_degree(2 * float(squares[count - 1]) / floor - 1)
+        if gained < _LEAST_GAIN:
             return None
-        basis = torch.linalg.qr(basis)[0]
+        basis, kept = _filtered(matrix, basis, seen, floor, degree), now
     return None
+
+
+def _filter_degree(place: float) -> tuple[int, float]:
+    """Return a filter's degree, and by what it divides the energy that is not found yet.
+
+    Args:
+        place: Where the smallest wanted square lies, when what is unwanted lies in [-1, 1].
+    """
+    angle = math.acosh(max(place, 1.0))
+    degree = 2
+    while degree < _MAX_DEGREE and math.cosh(degree * angle) ** 2 * _TOLERANCE < _PLENTY:
+        degree += 1
+    return degree, math.cosh(degree * angle) ** 2
+
+
+def _filtered(matrix: Tensor, basis: Tensor, seen: Tensor, floor: float, degree: int) -> Tensor:
+    """Apply to ``basis`` the Chebyshev polynomial of M M^T that is small on [0, ``floor``].
+
+    Zhou et al. 2006, algorithm 4.1, without the scaling that columns get later.
+
+    Args:
+        matrix: M.
+        basis: Ritz vectors, [out, b].
+        seen: M^T times them.
+        floor: The smallest square that the basis has, as good a guess as any of the next.
+        degree: At least 1.
+    """
+    half = floor / 2
+    last, current = basis, (matrix @ seen - half * basis) / half
+    for _ in range(degree - 1):
+        applied = matrix @ (matrix.T @ current)
+        last, current = current, 2 * (applied - half * current) / half - last
+    return current
 
 
 def _ritz(exact: Tensor, basis: Tensor, pick: PickRank, energy: float) -> Triplets:
