@@ -1,4 +1,4 @@
-"""Batches padded to the sizes that were compiled at start."""
+"""Batches padded to the sizes and ranks that were compiled at start."""
 
 from types import SimpleNamespace
 
@@ -6,37 +6,74 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from diptych.adapters.injection import inject
+from diptych.adapters.row_lines import Lines
 from diptych.inference.conditions import Conditions
 from diptych.inference.forward import Forward, Predict, batch_sizes
+from diptych.kernels.low_rank import RowTensors
+from support.small_net import branch
 
 
 class FakeUnet:
-    """Adds each row's timestep to it, eagerly; notes the batches it saw."""
+    """Adds each row's timestep to it and maps its channels by one adapted layer."""
 
     def __init__(self) -> None:
         self.device = torch.device("cpu")
         self.module = nn.Module()
         self.module.config = SimpleNamespace(in_channels=4)  # type: ignore[assignment]
-        self.eager: list[int] = []
+        self.layer = nn.Linear(4, 4, bias=False)
+        nn.init.eye_(self.layer.weight)
+        self.layer.requires_grad_(requires_grad=False)
+        self.module.layer = self.layer
+        self.seen: list[int] = []
 
     def predict(self, x: Tensor, timestep: Tensor, **conditions: Tensor) -> Tensor:
         assert all(len(rows) == len(x) for rows in conditions.values())
-        self.eager.append(len(x))
-        return x + timestep.view(-1, 1, 1, 1)
+        self.seen.append(len(x))
+        mapped: Tensor = self.layer(x.mT).mT
+        return mapped + timestep.view(-1, 1, 1, 1)
 
 
 class FakeCompiler:
-    """Compiles to the same function, noting the batches it is called with."""
+    """Compiles to the same function, noting the batches and ranks it is called with."""
 
     def __init__(self) -> None:
-        self.replayed: list[int] = []
+        self.replayed: list[tuple[int, int]] = []
 
     def __call__(self, predict: Predict) -> Predict:
-        def replay(x: Tensor, timestep: Tensor, **conditions: Tensor) -> Tensor:
-            self.replayed.append(len(x))
-            return predict(x, timestep, **conditions)
+        def replay(
+            x: Tensor, timestep: Tensor, rows: RowTensors | None, **conditions: Tensor
+        ) -> Tensor:
+            self.replayed.append((len(x), 0 if rows is None else rows.lines.shape[1]))
+            return predict(x, timestep, rows, **conditions)
 
         return replay
+
+
+class Rig:
+    """A forward on a fake UNet with a real bank."""
+
+    def __init__(self, compiler: FakeCompiler | None) -> None:
+        self.unet, self.compiler = FakeUnet(), compiler
+        self.bank = inject(self.unet.module, num_lines=128, fixed_shapes=compiler is not None)
+        self.forward = Forward(
+            self.unet,  # type: ignore[arg-type]
+            self.bank,
+            compiler=compiler,
+            sizes=(1, 2, 4),
+            ranks=(16, 64),
+        )
+
+    def write(self, rank: int, *, seed: int = 0, **gains: bool) -> Lines:
+        own = branch(self.unet.layer.weight, rank, seed=seed, **gains)
+        return self.bank.write(self.bank.pack({"layer": own}))
+
+    def run(self, *rows: Lines | None) -> Tensor:
+        x = torch.randn(len(rows), 4, 4, 2, generator=torch.Generator().manual_seed(1))
+        adapters = [
+            () if lines is None else ((lines, 1.0 if lines.gain_line else 0.5),) for lines in rows
+        ]
+        return self.forward(x, torch.zeros(len(rows)), conditions(len(rows)), adapters)
 
 
 def conditions(num_rows: int, text_length: int = 7) -> Conditions:
@@ -53,9 +90,9 @@ def compiler() -> FakeCompiler:
 
 
 @pytest.fixture
-def forward(compiler: FakeCompiler) -> Forward:
-    made = Forward(FakeUnet(), compiler=compiler, sizes=(1, 2, 4))  # type: ignore[arg-type]
-    made.warm_up(2, 2, conditions(1))
+def rig(compiler: FakeCompiler) -> Rig:
+    made = Rig(compiler)
+    made.forward.warm_up(4, 2, conditions(1))
     compiler.replayed.clear()
     return made
 
@@ -65,29 +102,66 @@ def test_sizes_are_powers_of_two_and_the_most() -> None:
     assert batch_sizes(32) == (1, 2, 4, 8, 16, 32)
 
 
-def test_pads_to_the_next_size_and_cuts_back(forward: Forward, compiler: FakeCompiler) -> None:
+def test_pads_to_the_next_size_and_cuts_back(rig: Rig, compiler: FakeCompiler) -> None:
     timestep = torch.tensor([1.0, 2.0, 3.0])
-    output = forward(torch.zeros(3, 4, 2, 2), timestep, conditions(3))
-    assert compiler.replayed == [4]
+    output = rig.forward(torch.zeros(3, 4, 4, 2), timestep, conditions(3), [()] * 3)
+    assert compiler.replayed == [(4, 0)]
     assert output[:, 0, 0, 0].tolist() == [1.0, 2.0, 3.0]
 
 
 @pytest.mark.parametrize(("num_rows", "edge", "text_length"), [(1, 3, 7), (1, 2, 14), (5, 2, 7)])
 def test_shapes_that_are_not_warm_run_eagerly(
-    forward: Forward, compiler: FakeCompiler, num_rows: int, edge: int, text_length: int
+    rig: Rig, compiler: FakeCompiler, num_rows: int, edge: int, text_length: int
 ) -> None:
     rows = conditions(num_rows, text_length)
-    forward(torch.zeros(num_rows, 4, edge, edge), torch.zeros(num_rows), rows)
+    rig.forward(torch.zeros(num_rows, 4, 4, edge), torch.zeros(num_rows), rows, [()] * num_rows)
     assert compiler.replayed == []
 
 
-def test_warming_up_measures_every_size() -> None:
-    made = Forward(FakeUnet(), compiler=FakeCompiler(), sizes=(1, 2, 4))  # type: ignore[arg-type]
-    assert set(made.warm_up(2, 2, conditions(1))) == {1, 2, 4}
+def test_warming_up_measures_every_size(rig: Rig) -> None:
+    assert set(rig.forward.warm_up(4, 2, conditions(1))) == {1, 2, 4}
 
 
 def test_without_a_compiler_nothing_is_padded() -> None:
-    unet = FakeUnet()
-    made = Forward(unet, compiler=None, sizes=(1, 2, 4))  # type: ignore[arg-type]
-    made(torch.zeros(3, 4, 2, 2), torch.zeros(3), conditions(3))
-    assert unet.eager == [3]
+    rig = Rig(None)
+    rig.run(None, None, None)
+    assert rig.unet.seen == [3]
+
+
+@pytest.mark.parametrize(("rank", "warm"), [(3, 16), (16, 16), (17, 64), (40, 64)])
+def test_ranks_are_filled_up_to_those_that_are_warm(
+    rig: Rig, compiler: FakeCompiler, rank: int, warm: int
+) -> None:
+    rig.run(rig.write(rank), None)
+    assert compiler.replayed == [(2, warm)]
+
+
+def test_gains_are_replayed_in_the_same_form(rig: Rig, compiler: FakeCompiler) -> None:
+    rig.run(rig.write(4, out_gain=True), rig.write(9))
+    assert compiler.replayed == [(2, 16)]
+
+
+def test_gains_of_inputs_and_wide_sets_run_eagerly(rig: Rig, compiler: FakeCompiler) -> None:
+    rig.run(rig.write(4, in_gain=True))
+    rig.run(rig.write(65))
+    assert compiler.replayed == []
+
+
+def test_replayed_and_eager_rows_are_the_same(rig: Rig) -> None:
+    eager = Rig(None)
+    ranks = (3, 30, 20)
+    replayed = rig.run(*(rig.write(rank, seed=rank, out_gain=rank == 20) for rank in ranks), None)
+    expected = eager.run(
+        *(eager.write(rank, seed=rank, out_gain=rank == 20) for rank in ranks), None
+    )
+    torch.testing.assert_close(replayed, expected, atol=1e-5, rtol=0)
+
+
+def test_lines_that_change_hands_are_seen() -> None:
+    rig = Rig(None)
+    first = rig.write(4, seed=1)
+    before = rig.run(first)
+    rig.forward.forget_adapters()
+    rig.bank.free(first)
+    second = rig.write(4, seed=2)
+    assert not torch.equal(rig.run(second), before)

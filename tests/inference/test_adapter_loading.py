@@ -1,0 +1,125 @@
+"""The loader brings an adapter from the store to host memory once, and says how it went."""
+
+import queue
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import torch
+
+from diptych.adapters.adapter import Adapter, Component, LowRank, Target
+from diptych.adapters.bundle import to_bytes
+from diptych.adapters.registry import Registry
+from diptych.adapters.stores import AdapterStores
+from diptych.adapters.summary import summarise
+from diptych.digest import Digest
+from diptych.errors import AdapterNotFound, DiptychError, EngineFault
+from diptych.inference.adapter_loading import StoreLoader
+from diptych.inference.adapter_units import unit_of
+from diptych.inference.ports import Prepared
+from diptych.inference.trajectory import AdapterUse
+from diptych.storage.local import LocalBlobs
+from diptych.storage.local_refs import LocalRefs
+from diptych.storage.tiers import open_files
+from support.fake_device import FakeObserver
+
+Result = Prepared | DiptychError
+
+
+def adapter(seed: int) -> Adapter:
+    target = Target(component=Component.UNET, module="conv_in")
+    update = LowRank(down=torch.full((2, 3), float(seed)), up=torch.ones(4, 2), alpha=1.0)
+    return Adapter(targets={target: update})
+
+
+@dataclass
+class Rig:
+    """A loader on a real store; what is bound is noted."""
+
+    registry: Registry
+    host_bytes: int = 100
+    bound: list[str] = field(default_factory=list)
+    observer: FakeObserver = field(default_factory=FakeObserver)
+
+    def __post_init__(self) -> None:
+        self.loader = StoreLoader(
+            self.registry, self._bind, host_bytes=self.host_bytes, observer=self.observer
+        )
+
+    def publish(self, name: str, seed: int) -> AdapterUse:
+        own = adapter(seed)
+        data = to_bytes(own)
+        card = summarise(
+            own,
+            digest=Digest.of_bytes(data),
+            size_bytes=len(data),
+            source=name,
+            created_at=datetime(2026, 1, 1, tzinfo=UTC),
+        )
+        return AdapterUse(digest=str(self.registry.publish(name, data, card)), name=name)
+
+    def load(self, *uses: AdapterUse) -> Result:
+        answers: queue.Queue[Result] = queue.Queue()
+        (unit,) = {unit_of(use) for use in uses[:1]}
+        self.loader.prepare(unit, uses, fetching=lambda: None, done=answers.put)
+        return answers.get(timeout=10)
+
+    def _bind(self, uses: tuple[AdapterUse, ...], adapters: object) -> Prepared:
+        self.bound.append(uses[0].name)
+        if uses[0].name == "unbindable":
+            raise RuntimeError("no such layer")
+        return Prepared(num_lines=2, size_bytes=60, value=adapters)
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    blobs = LocalBlobs(tmp_path / "blobs")
+    stores = AdapterStores(blobs=blobs, refs=LocalRefs(tmp_path / "names"))
+    files = open_files(blobs, cache_dir=tmp_path / "cache", limit_bytes=10**6)
+    made = Rig(Registry(stores, files))
+    yield made
+    made.loader.stop()
+
+
+def test_reads_what_was_published(rig: Rig) -> None:
+    found = rig.load(rig.publish("a", seed=3))
+    assert isinstance(found, Prepared)
+    assert isinstance(found.value, list)
+    (read,) = found.value
+    assert read.targets[Target(component=Component.UNET, module="conv_in")].down[0, 0] == 3.0
+
+
+def test_keeps_what_it_bound_in_host_memory(rig: Rig) -> None:
+    use = rig.publish("a", seed=1)
+    rig.load(use)
+    rig.load(use)
+    assert rig.bound == ["a"]
+    assert rig.observer.loads == [("disk", None), ("host", None)]
+    assert rig.loader.stats().size_bytes == 60
+
+
+def test_drops_the_least_recently_used_beyond_its_bytes(rig: Rig) -> None:
+    one, two = rig.publish("a", seed=1), rig.publish("b", seed=2)
+    for use in (one, two, one):
+        rig.load(use)
+    assert rig.bound == ["a", "b", "a"]
+    assert rig.loader.stats().num_units == 1
+
+
+def test_an_adapter_that_is_gone_is_not_found(rig: Rig) -> None:
+    result = rig.load(AdapterUse(digest=str(Digest.of_bytes(b"x")), name="gone"))
+    assert isinstance(result, AdapterNotFound)
+    assert rig.observer.loads == [("store", "ADAPTER_NOT_FOUND")]
+
+
+def test_a_fault_while_binding_is_an_answer(rig: Rig) -> None:
+    assert isinstance(rig.load(rig.publish("unbindable", seed=1)), EngineFault)
+    assert isinstance(rig.load(rig.publish("a", seed=2)), Prepared)
+
+
+def test_another_tenants_adapter_is_not_found(rig: Rig) -> None:
+    use = rig.publish("a", seed=1)
+    theirs = AdapterUse(digest=use.digest, name="a", tenant="other")
+    assert isinstance(rig.load(theirs), AdapterNotFound)
