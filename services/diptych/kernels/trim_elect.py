@@ -1,10 +1,13 @@
 """Trim, elect and merge: the inner loop of TIES merging, and how it finds what to trim.
 
 Yadav et al. 2023 (TIES-Merging), Algorithm 1. The magnitude under which values are trimmed is
-selected by counting, digit by digit of the numbers' bits, so nothing is sorted.
+selected by counting, digit by digit of the numbers' bits, so nothing is sorted. On a GPU the
+Triton kernels of ``trim_elect_triton`` do the same; what is here is their reference, and runs
+everywhere else.
 """
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Final, Literal
 
 import numpy as np
@@ -43,6 +46,11 @@ def magnitude_threshold(values: Tensor, keep: int) -> float:
         magnitudes = values.detach().reshape(-1).abs().numpy()
         # Introselect and counting find the same number; a CPU is quicker at the first.
         return float(np.partition(magnitudes, magnitudes.size - keep)[magnitudes.size - keep])
+    if _runs_triton(values):
+        # An optional backend: platforms without it have no such GPU.
+        from diptych.kernels import trim_elect_triton  # noqa: PLC0415
+
+        return trim_elect_triton.count_threshold(values, keep)
     return count_threshold(values, keep)
 
 
@@ -100,6 +108,13 @@ def trim_elect(
     Returns:
         [m] float32.
     """
+    if _runs_triton(vectors):
+        # An optional backend: platforms without it have no such GPU.
+        from diptych.kernels import trim_elect_triton  # noqa: PLC0415
+
+        return trim_elect_triton.trim_elect(
+            vectors, weights, votes=votes, thresholds=thresholds, election=election
+        )
     return elect_reference(vectors, weights, votes=votes, thresholds=thresholds, election=election)
 
 
@@ -140,3 +155,7 @@ def _in_order(rows: Tensor) -> Tensor:
     for row in rows[1:]:
         total += row
     return total
+
+
+def _runs_triton(values: Tensor) -> bool:
+    return values.device.type == "cuda" and find_spec("triton") is not None
