@@ -1,14 +1,28 @@
-"""Where the nano pair lies: folders in diffusers layout, shipped as package data."""
+"""Where the nano pair and its demo adapters lie: shipped as package data."""
 
 from importlib.resources import files
 from pathlib import Path
 
 from diptych.errors import ModelNotFound
 
-__all__ = ["EXPERTS", "expert_path", "pair_path"]
+__all__ = ["ADAPTERS", "EXPERTS", "adapter_path", "expert_path", "pair_path"]
 
 EXPERTS = ("base", "refiner", "base-single")
 """The two experts of the pair, and the full-schedule model they were fine-tuned from."""
+ADAPTERS = ("moon", "night")
+"""The demo adapters, as ``nano.adapters`` taught them."""
+
+
+def adapter_path(name: str) -> Path:
+    """Return the bundle of one of ``ADAPTERS``.
+
+    Raises:
+        ModelNotFound: The package was installed without it.
+    """
+    path = Path(str(files("diptych.nano") / "weights" / "adapters" / f"{name}.safetensors"))
+    if name not in ADAPTERS or not path.is_file():
+        raise ModelNotFound(f"nano adapter {name}", f"there are {', '.join(ADAPTERS)}")
+    return path
 
 
 def pair_path() -> Path:
