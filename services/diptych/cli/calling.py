@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from rich.markup import escape
 
@@ -28,6 +28,21 @@ class Where:
     base: str | None = None
     """Model sources of the embedded server; None is its default."""
     refiner: str | None = None
+
+    @classmethod
+    def of(
+        cls,
+        server: str | None,
+        token_file: Path | None,
+        timeout_s: float | None,
+        *,
+        base: str | None = None,
+        refiner: str | None = None,
+    ) -> Self:
+        """Return where the flags of a command say."""
+        return cls(
+            server=server, token_file=token_file, timeout_s=timeout_s, base=base, refiner=refiner
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

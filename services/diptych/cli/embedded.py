@@ -10,12 +10,22 @@ from pathlib import Path
 from typing import Final
 
 from diptych.cli.report import Report
-from diptych.clients.inference import ClientConfig, InferenceClient
+from diptych.clients.adapters import AdapterClient
+from diptych.clients.config import ClientConfig
+from diptych.clients.inference import InferenceClient
 from diptych.errors import ExtraMissing, FieldViolation, InvalidRequest
 from diptych.inference.settings import Settings, load_settings
 from diptych.rpc.channel import ChannelConfig
 
-__all__ = ["check_models", "connect", "embedded_settings", "model_sources", "need_extra"]
+__all__ = [
+    "check_models",
+    "connect",
+    "connect_adapters",
+    "embedded_settings",
+    "model_sources",
+    "need_extra",
+    "reach",
+]
 
 NEEDED: Final = ("torch", "diffusers", "transformers")
 READY_TIMEOUT_S: Final = 900.0
@@ -31,7 +41,46 @@ def connect(
     refiner: str | None = None,
     token_file: Path | None = None,
 ) -> Iterator[InferenceClient]:
-    """Give a client of ``server``, or of one that is embedded here for as long as this lasts.
+    """Give a client that paints, of the server that ``reach`` finds or embeds."""
+    with (
+        reach(report, server, base=base, refiner=refiner, token_file=token_file) as config,
+        InferenceClient(config) as client,
+    ):
+        yield client
+
+
+@contextmanager
+def connect_adapters(
+    report: Report,
+    server: str | None,
+    *,
+    base: str | None = None,
+    refiner: str | None = None,
+    token_file: Path | None = None,
+) -> Iterator[AdapterClient]:
+    """Give a client of the adapters of the server that ``reach`` finds or embeds.
+
+    Raises:
+        InvalidRequest: Models are named for a server that has its own.
+    """
+    check_models(server, base=base, refiner=refiner)
+    with (
+        reach(report, server, base=base, refiner=refiner, token_file=token_file) as config,
+        AdapterClient(config) as client,
+    ):
+        yield client
+
+
+@contextmanager
+def reach(
+    report: Report,
+    server: str | None,
+    *,
+    base: str | None = None,
+    refiner: str | None = None,
+    token_file: Path | None = None,
+) -> Iterator[ClientConfig]:
+    """Tell how to call ``server``, or one that is embedded here for as long as this lasts.
 
     ``base`` and ``refiner`` are the embedded server's.
 
@@ -40,10 +89,7 @@ def connect(
     """
     if server is not None:
         token = token_file.read_text().strip() if token_file else None
-        with InferenceClient(
-            ClientConfig(channel=ChannelConfig(address=server), token=token)
-        ) as client:
-            yield client
+        yield ClientConfig(channel=ChannelConfig(address=server), token=token)
         return
     need_extra("the embedded engine")
     from diptych.inference.server import BackgroundServer
@@ -52,10 +98,7 @@ def connect(
         running = BackgroundServer(embedded_settings(base=base, refiner=refiner))
         running.start(timeout_s=READY_TIMEOUT_S)
     try:
-        with InferenceClient(
-            ClientConfig(channel=ChannelConfig(address=running.address))
-        ) as client:
-            yield client
+        yield ClientConfig(channel=ChannelConfig(address=running.address))
     finally:
         running.stop()
 
@@ -73,13 +116,17 @@ def check_models(server: str | None, *, base: str | None, refiner: str | None) -
 
 
 def embedded_settings(*, base: str | None, refiner: str | None) -> Settings:
-    """Return the process's settings, on free loopback ports and without metrics."""
+    """Return the process's settings, on free loopback ports and without metrics.
+
+    Its caller is the user of this machine, who may read adapters from any bucket that it may.
+    """
     own: dict[str, object] = {
         "host": "127.0.0.1",
         "port": 0,
         "health_port": None,
         "metrics_port": None,
         "auth_tokens_file": None,
+        "adapter_import_prefixes": ("s3://",),
     }
     return load_settings(arguments={"inference": own | model_sources(base, refiner)})
 

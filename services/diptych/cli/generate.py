@@ -1,13 +1,16 @@
 """``diptych generate``: prompts in, pictures or latents out."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from diptych.cli.adapter_choices import noted_adapters
 from diptych.cli.calling import Destination, Where, run
 from diptych.cli.files import DEFAULT_FORMAT, format_of
 from diptych.cli.options import (
     GENERATE_FLAGS,
+    AdapterOption,
     AsJson,
     BaseModelOption,
     Boundary,
@@ -109,6 +112,7 @@ def generate(
     seed: Seed = None,
     num_images: NumImages = 1,
     size: Size = None,
+    adapter: AdapterOption = None,
     output_format: Format = None,
     quality: Quality = 90,
     preview_every: PreviewEvery = 0,
@@ -122,22 +126,13 @@ def generate(
 ) -> None:
     """Paint pictures from a prompt, with a base expert and a refiner."""
     with reporting(as_json=as_json, flags=GENERATE_FLAGS) as report:
-        refusals, chosen = Refusals(), DEFAULT_FORMAT
-        width: int | None = None
-        height: int | None = None
-        with refusals.noting():
-            chosen = format_of(output_format, out)
-        with refusals.noting():
-            width, height = parse_size(size) if size is not None else (None, None)
+        refusals = Refusals()
+        destination = _destination(output_format, out, refusals)
+        width, height = _chosen_size(size, refusals)
+        adapters = noted_adapters(adapter, refusals)
         stage = _stage(prompt, negative, guidance, guidance_rescale)
-        refined: Refined = (
-            refiner_prompt,
-            refiner_negative,
-            refiner_guidance,
-            refiner_guidance_rescale,
-        )
-        if base_only:
-            refined = _without_refiner(refined, refusals)
+        refined = refiner_prompt, refiner_negative, refiner_guidance, refiner_guidance_rescale
+        refined = _without_refiner(refined, refusals) if base_only else refined
         call = GenerateCall(
             base=stage,
             refiner=_refiner_stage(stage, *refined),
@@ -151,15 +146,28 @@ def generate(
             solver=solver,
             history=solver_history,
             long_prompt=long_prompt,
-            output=chosen,
+            output=destination.output_format,
             quality=quality,
             preview_every=preview_every,
+            adapters=adapters,
         )
-        where = Where(
-            server=server, token_file=token_file, timeout_s=timeout, base=base, refiner=refiner
-        )
-        destination = Destination(out=out, output_format=chosen)
+        where = Where.of(server, token_file, timeout, base=base, refiner=refiner)
         run(report, call, where=where, destination=destination, refusals=refusals)
+
+
+def _destination(output_format: str | None, out: Path | None, refusals: Refusals) -> Destination:
+    chosen = DEFAULT_FORMAT
+    with refusals.noting():
+        chosen = format_of(output_format, out)
+    return Destination(out=out, output_format=chosen)
+
+
+def _chosen_size(size: str | None, refusals: Refusals) -> tuple[int | None, int | None]:
+    width: int | None = None
+    height: int | None = None
+    with refusals.noting():
+        width, height = parse_size(size) if size is not None else (None, None)
+    return width, height
 
 
 def _stage(

@@ -13,6 +13,7 @@ __all__ = [
     "GENERATE_FLAGS",
     "REFINE_FLAGS",
     "SOLVER_HELP",
+    "AdapterOption",
     "AsJson",
     "BaseModelOption",
     "Boundary",
@@ -122,6 +123,16 @@ Out = Annotated[
         rich_help_panel=_OUTPUT,
     ),
 ]
+AdapterOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--adapter",
+        help="NAME[:TAG][@SCALE][,PART=FACTOR...][,force], such as huggy@0.8,unet.down=0.5; "
+        "repeatable.",
+        show_default=False,
+        rich_help_panel="Adapters",
+    ),
+]
 Server = Annotated[
     str | None,
     typer.Option(
@@ -172,6 +183,7 @@ _SHARED_FLAGS: Final[Mapping[str, str]] = {
     "seed": "--seed",
     "solver": "--solver",
     "long_prompt": "--long-prompt",
+    "adapters": "--adapter",
 }
 
 GENERATE_FLAGS: Final[Mapping[str, str]] = {

@@ -17,6 +17,7 @@ from diptych.cli.files import picture_paths, write_latents, write_whole
 from diptych.cli.report import Report
 from diptych.clients.calls import GenerateCall, RefineCall, Stage
 from diptych.clients.events import (
+    AdapterProgress,
     Completed,
     Event,
     Picture,
@@ -146,6 +147,8 @@ class _Follower:
                     self._resolved = event.resolved
                     waiting = f"waiting, {event.position} before" if event.position else "waiting"
                     self._show(waiting)
+                case AdapterProgress():
+                    self._show(f"adapter {event.adapter}: {event.state}")
                 case Started():
                     self._show("painting")
                 case Progress():

@@ -9,10 +9,12 @@ from typing import Annotated, Final, NoReturn
 import numpy as np
 import typer
 
+from diptych.cli.adapter_choices import noted_adapters
 from diptych.cli.calling import Destination, Where, run
 from diptych.cli.files import DEFAULT_FORMAT, LatentsFile, format_of, is_latents_file, read_latents
 from diptych.cli.options import (
     REFINE_FLAGS,
+    AdapterOption,
     AsJson,
     Boundary,
     Format,
@@ -90,6 +92,7 @@ def refine(
     solver: Solver = None,
     seed: Seed = None,
     num_images: NumVariations = None,
+    adapter: AdapterOption = None,
     output_format: Format = None,
     quality: Quality = 90,
     preview_every: PreviewEvery = 0,
@@ -123,6 +126,7 @@ def refine(
             output=chosen,
             quality=quality,
             preview_every=preview_every,
+            adapters=noted_adapters(adapter, refusals),
         )
         where = Where(server=server, token_file=token_file, timeout_s=timeout, refiner=refiner)
         destination = Destination(out=out, output_format=chosen)

@@ -4,6 +4,7 @@ Errors that the package raises on purpose become one line and an exit code, neve
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -116,7 +117,7 @@ def _as_line(error: DiptychError, flags: Mapping[str, str]) -> str:
 
 
 def _violation_line(violation: FieldViolation, flags: Mapping[str, str]) -> str:
-    flag = flags.get(violation.field) or flags.get(violation.field.split(".")[0])
+    flag = flags.get(violation.field) or flags.get(re.split(r"[.\[]", violation.field)[0])
     name = f"{flag} ({violation.field})" if flag else violation.field
     return f"{name}: {' '.join(violation.description.split())}"
 

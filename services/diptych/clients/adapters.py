@@ -217,7 +217,12 @@ class AsyncAdapterClient:
         A synchronous client sends the bytes from a thread, over a connection of its own: asyncio's
         calls forget why the server ended them while they were still sending.
         """
-        told = progress and partial(asyncio.get_running_loop().call_soon_threadsafe, progress)
+        loop = asyncio.get_running_loop()
+
+        def told(done: int, total: int) -> None:
+            if progress is not None:
+                loop.call_soon_threadsafe(partial(progress, done, total))
+
         blocking = AdapterClient(self._config)
         try:
             sending = partial(blocking.import_adapter, call, progress=told, timeout_s=timeout_s)

@@ -4,6 +4,8 @@ import contextlib
 import hashlib
 import shutil
 import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import BinaryIO, Final, Self
@@ -17,6 +19,15 @@ __all__ = ["ExportWriter"]
 MAX_EXPORT_BYTES: Final = 16 << 30
 MAX_FILES: Final = 64
 FILE_SUFFIX: Final = ".safetensors"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Expected:
+    """What a file was announced to be."""
+
+    name: str
+    size_bytes: int
+    sha256: bytes
 
 
 class ExportWriter:
@@ -37,7 +48,7 @@ class ExportWriter:
         self._is_file = out.suffix == FILE_SUFFIX
         self._progress = progress
         self._files: list[str] = []
-        self._file: pb.ExportedFile | None = None
+        self._file: _Expected | None = None
         self._stream: BinaryIO | None = None
         self._hash = hashlib.sha256()
         self._size_bytes = self._total_bytes = 0
@@ -57,13 +68,21 @@ class ExportWriter:
             InvalidRequest: The files cannot be written here.
         """
         kind = message.WhichOneof("part")
-        try:
-            if kind == "file":
-                self._begin(message.file)
-            elif kind == "chunk":
-                self._append(message.chunk)
-        except OSError as error:
-            raise _refused(f"cannot write {self._out}: {error.strerror or error}") from error
+        if kind == "file":
+            file = message.file
+            self.begin(file.name, size_bytes=file.size_bytes, sha256=file.sha256)
+        elif kind == "chunk":
+            self.append(message.chunk)
+
+    def begin(self, name: str, *, size_bytes: int, sha256: bytes) -> None:
+        """Open the next file, ``name`` in the folder; raises what ``feed`` does."""
+        with self._writing():
+            self._begin(_Expected(name=name, size_bytes=size_bytes, sha256=sha256))
+
+    def append(self, chunk: bytes) -> None:
+        """Take the next bytes of the file that is open; raises what ``feed`` does."""
+        with self._writing():
+            self._append(chunk)
 
     def finish(self) -> list[Path]:
         """Move the files where they belong and return their paths.
@@ -104,7 +123,14 @@ class ExportWriter:
                 self._stream.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _begin(self, file: pb.ExportedFile) -> None:
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise _refused(f"cannot write {self._out}: {error.strerror or error}") from error
+
+    def _begin(self, file: "_Expected") -> None:
         self._end()
         path = PurePosixPath(file.name)
         is_plain = path.parts and not path.is_absolute() and ".." not in path.parts
