@@ -37,6 +37,18 @@ def test_threads_do_not_change_the_digest() -> None:
     assert len(found) == 1
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("method", ["svd", "ties", "dare_ties", "magnitude_prune", "della"])
+def test_devices_agree(method: str) -> None:
+    spec = MergeSpec(method=method, density=None if method == "svd" else 0.5)
+    adapters = [adapter_of(seed, FIRST) for seed in (1, 2)]
+    on_cpu, on_gpu = (
+        added(merge(adapters, spec, device=torch.device(name)).adapter, FIRST)
+        for name in ("cpu", "cuda")
+    )
+    assert float((on_cpu - on_gpu).norm() / on_cpu.norm()) < 1e-5
+
+
 def test_the_order_of_targets_does_not_matter() -> None:
     spec = MergeSpec(method="dare_ties", density=0.5)
     turned = [
