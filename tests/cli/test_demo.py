@@ -1,4 +1,4 @@
-"""``diptych demo`` leaves the three pictures that the README shows."""
+"""``diptych demo`` leaves the pictures that the README shows."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from diptych.cli.demo import PROMPTS
+from diptych.cli.demo import ADAPTED, PROMPTS
 from diptych.nano import scenes
 
 InvokeJson = Callable[..., dict[str, Any]]
@@ -23,6 +23,7 @@ def test_demo_writes_picture_half_and_sheet(
 ) -> None:
     files = invoke_json("demo", "--server", server, "--out", tmp_path)["files"]
     assert sorted(Path(path).name for path in files.values()) == [
+        "adapters.png",
         "contact-sheet.png",
         "picture.png",
         "without-refiner.png",
@@ -38,3 +39,13 @@ def test_prompts_are_of_the_world_the_pair_knows() -> None:
     places = " ".join(scenes.PLACES).split()
     known = words | {*places, "a", "on", "background"}
     assert {word for prompt in PROMPTS for word in prompt.split()} - known == set()
+
+
+def test_adapters_are_shown_alone_and_together() -> None:
+    assert [adapters for _, adapters in ADAPTED[:4]] == [
+        (),
+        ("night",),
+        ("moon",),
+        ("moon", "night"),
+    ]
+    assert all(("<moon>" in prompt) == ("moon" in adapters) for prompt, adapters in ADAPTED)
