@@ -154,11 +154,16 @@ def test_an_expert_may_be_left_without_steps(boundary: float) -> None:
     assert plan.num_evaluations == 2
 
 
-@pytest.mark.parametrize("asked", [{"boundary": 0.999}, {"strength": 0.1}])
-def test_a_lone_expert_must_have_a_step(asked: dict[str, float]) -> None:
-    (value,) = asked.values()
-    with pytest.raises(InvalidRequest, match=f"{value} leaves none of 2 steps"):
-        plan_of("euler", 2, experts=("refiner",), **asked)
+@pytest.mark.parametrize("name", DISCRETE)
+@pytest.mark.parametrize(("expert", "boundary"), [("base", 0.0001), ("refiner", 0.999)])
+def test_a_lone_expert_may_be_left_without_steps(name: str, expert: str, boundary: float) -> None:
+    plan = plan_of(name, 1, experts=(expert,), boundary=boundary)
+    assert (plan.num_evaluations, plan.num_steps, plan.matrix.shape) == (0, 0, (0, 4, 6))
+
+
+def test_a_strength_must_leave_a_step() -> None:
+    with pytest.raises(InvalidRequest, match=r"image\.strength: 0.1 leaves none of 2 steps"):
+        plan_of("euler", 2, experts=("refiner",), strength=0.1)
 
 
 @pytest.mark.parametrize("name", ["ddim", "heun", "lcm", "tcd"])

@@ -64,6 +64,14 @@ def test_encodes_the_prompts_of_a_request_once(rig: Rig) -> None:
     assert rig.executor.encoded == [["a"]]
 
 
+def test_request_without_a_step_is_painted_from_its_first_latents(rig: Rig) -> None:
+    mailbox = rig.submit(num_steps=0, num_images=2)
+    mailbox.end()
+    kinds = [type(event).__name__ for event in mailbox.events]
+    assert kinds == ["Queued", "Started", "ImageReady", "ImageReady", "Completed"]
+    assert rig.executor.ticks == []
+
+
 def test_requests_that_arrive_during_a_tick_join_the_next_one(rig: Rig) -> None:
     rig.hold()
     first = rig.submit("a")

@@ -37,6 +37,11 @@ def test_carries_the_plan_of_both_experts() -> None:
     np.testing.assert_array_equal(route.coefficients[:, DENOISED], plan.denoised.astype(np.float32))
 
 
+def test_a_refiner_without_a_step_has_an_empty_route() -> None:
+    route = make_route(request(base=None, num_steps=1, boundary=0.9999), BOTH)
+    assert (len(route), route.num_steps, route.work(), route.start) == (0, 0, {}, (1.0, 0.0))
+
+
 def test_every_expert_has_its_own_guidance() -> None:
     route = make_route(request(), BOTH)
     scales = dict(zip(route.experts, route.coefficients[:, SCALE].tolist(), strict=True))

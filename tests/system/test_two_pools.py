@@ -36,8 +36,13 @@ def test_two_pools_paint_what_one_server_paints(
     np.testing.assert_allclose(stacked(two), stacked(one), atol=TOLERANCE)
 
 
-def test_generate_then_refine_paints_what_one_call_paints(client: InferenceClient) -> None:
-    call = dataclasses.replace(CALL, solver="euler_ancestral")
+@pytest.mark.parametrize(("num_steps", "boundary"), [(6, 0.5), (1, 0.65), (1, 0.0001), (2, 0.999)])
+def test_generate_then_refine_paints_what_one_call_paints(
+    num_steps: int, boundary: float, client: InferenceClient
+) -> None:
+    call = dataclasses.replace(
+        CALL, solver="euler_ancestral", num_steps=num_steps, boundary=boundary
+    )
     cut = client.generate_images(dataclasses.replace(call, base_only=True))
     refined = client.refine_images(
         RefineCall(
@@ -50,6 +55,23 @@ def test_generate_then_refine_paints_what_one_call_paints(client: InferenceClien
     )
     whole = client.generate_images(call)
     np.testing.assert_allclose(stacked(refined), stacked(whole), atol=TOLERANCE)
+
+
+def test_two_pools_paint_what_one_server_paints_where_the_refiner_has_no_step(
+    client: InferenceClient, base_client: InferenceClient
+) -> None:
+    call = dataclasses.replace(CALL, num_steps=1, boundary=0.65)
+    one, two = client.generate_images(call), base_client.generate_images(call)
+    np.testing.assert_allclose(stacked(two), stacked(one), atol=TOLERANCE)
+
+
+def test_refining_finished_latents_leaves_them_as_they_are(client: InferenceClient) -> None:
+    call = dataclasses.replace(CALL, num_steps=1, boundary=0.65, base_only=True)
+    cut = client.generate_images(call)
+    refined = client.refine_images(
+        RefineCall(refiner=call.base, source=Latents.of(cut), seed=call.seed, output="latents")
+    )
+    np.testing.assert_array_equal(stacked(refined), stacked(cut))
 
 
 def test_steps_of_both_pools_are_told_as_one(base_client: InferenceClient) -> None:

@@ -13,7 +13,7 @@ from diptych.diffusion.lattice import Lattice
 from diptych.diffusion.schedule import NoiseSchedule
 from diptych.diffusion.solvers.registry import SolverConfig, build_lattice, traits_of
 from diptych.diffusion.split import boundary_timestep
-from diptych.diffusion.symbols import Evaluation
+from diptych.diffusion.symbols import NUM_INPUTS, NUM_STATES, Evaluation
 
 __all__ = ["BASE", "REFINER", "Plan", "make_plan"]
 
@@ -91,6 +91,9 @@ def make_plan(
     - refiner alone: from latents at ``boundary``.
     - one expert with ``strength``: from a noised picture, over the last share of the steps.
 
+    A boundary may leave an expert without a step, alone or beside the other, as in diffusers: a
+    plan without evaluations leaves its first latents as they are.
+
     Raises:
         InvalidRequest: Settings that are out of range, contradict each other, or that this solver
             or schedule cannot honour; every one is named.
@@ -150,11 +153,10 @@ def _lattice_violations(
     """Return what only shows once the timesteps are known."""
     schedule, solver = asked.schedule, asked.solver
     if len(base) + len(refiner) == 0:
-        by_boundary = asked.strength is None
-        field, value = (
-            ("boundary", asked.boundary) if by_boundary else ("image.strength", asked.strength)
-        )
-        return [(field, f"{value} leaves none of {asked.num_steps} steps to run")]
+        if asked.strength is None:
+            return []
+        problem = f"{asked.strength} leaves none of {asked.num_steps} steps to run"
+        return [("image.strength", problem)]
     used = lattice.timesteps[[*base, *refiner]]
     by_table = len(lattice.sigmas) == 0
     if by_table and used.max() >= schedule.num_train_timesteps:
@@ -182,23 +184,25 @@ def _assemble(
     *,
     num_base: int,
 ) -> Plan:
-    index = np.array(indices)
+    index = np.array(indices, np.int64)
     order, num_train = traits_of(asked.solver.name).order, asked.schedule.num_train_timesteps
-    step = index // order - index[0] // order + 1
+    step = index // order - indices[0] // order + 1 if indices else index
     fraction = (num_train - lattice.timesteps[index]) / num_train
     if asked.schedule.edm is not None:
         fraction = (index + 1) / len(lattice.timesteps)
-    signal, noise = _start(asked, lattice, indices[0])
+    signal, noise = _start(asked, lattice, indices[0] if indices else 0)
     return Plan(
         timestep=_frozen(np.array([e.timestep for e in evaluations])),
         c_in=_frozen(np.array([e.c_in for e in evaluations])),
-        matrix=_frozen(np.stack([e.matrix() for e in evaluations])),
-        denoised=_frozen(np.stack([e.denoised for e in evaluations])),
-        needs_noise=_frozen_flags(np.array([e.draws_noise for e in evaluations])),
+        matrix=_frozen(
+            np.array([e.matrix() for e in evaluations]).reshape(-1, NUM_STATES, NUM_INPUTS)
+        ),
+        denoised=_frozen(np.array([e.denoised for e in evaluations]).reshape(-1, NUM_INPUTS)),
+        needs_noise=_frozen_flags(np.array([e.draws_noise for e in evaluations], np.bool_)),
         expert=_frozen_counts(np.where(np.arange(len(index)) < num_base, BASE, REFINER)),
         step=_frozen_counts(step),
         fraction=_frozen(np.clip(fraction, 0.0, 1.0)),
-        num_steps=int(step[-1]),
+        num_steps=int(step.max(initial=0)),
         init_signal=signal,
         init_noise_sigma=noise,
     )

@@ -53,7 +53,7 @@ class Image:
     @property
     def left_s(self) -> float:
         """Return predicted device seconds to its end."""
-        return self.call.image_s * (1 - self.position / len(self.call.route))
+        return self.call.image_s * (1 - self.position / max(1, len(self.call.route)))
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

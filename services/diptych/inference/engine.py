@@ -290,7 +290,11 @@ class Engine:
                 self._schedule(image)
 
     def _schedule(self, image: Image) -> None:
+        """Let ``image`` wait for its next evaluation; without one its latents are finished."""
         call = image.call
+        if image.position == len(call.route):
+            self._send(image)
+            return
         assert call.conditioning is not None
         expert = call.route.experts[image.position]
         group = Group(
@@ -338,10 +342,7 @@ class Engine:
             call.deliver(step)
             if denoised is not None:
                 self._delivery.send_preview(image, denoised, step=step.step)
-        if image.position < len(route):
-            self._schedule(image)
-        else:
-            self._send(image)
+        self._schedule(image)
 
     def _send(self, image: Image) -> None:
         """Hand the latents of a finished trajectory to the decoder; its slot is free at once."""

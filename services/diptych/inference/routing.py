@@ -92,7 +92,7 @@ def make_route(request: ImageRequest, schedules: Mapping[Expert, NoiseSchedule])
 def _coefficients(plan: Plan, stages: list[StageSettings]) -> NDArray[np.float32]:
     """Return a line of numbers per evaluation, [E, NUM_COEFFICIENTS]."""
     table = np.zeros((plan.num_evaluations, NUM_COEFFICIENTS), np.float32)
-    table[:, MATRIX] = plan.matrix.reshape(plan.num_evaluations, -1)
+    table[:, MATRIX] = plan.matrix.reshape(plan.num_evaluations, MATRIX.stop)
     table[:, DENOISED] = plan.denoised
     table[:, C_IN] = plan.c_in
     table[:, TIMESTEP] = plan.timestep
