@@ -35,11 +35,23 @@ def test_registry_holds_exactly_the_listed_names(metrics: InferenceMetrics) -> N
 
 def test_names_are_what_dashboards_rely_on() -> None:
     assert sorted(METRIC_NAMES) == [
+        "diptych_adapter_active",
+        "diptych_adapter_bytes",
+        "diptych_adapter_evictions_total",
+        "diptych_adapter_hits_total",
+        "diptych_adapter_lines",
+        "diptych_adapter_lines_used",
+        "diptych_adapter_load_failures_total",
+        "diptych_adapter_load_seconds",
+        "diptych_adapter_misses_total",
+        "diptych_adapter_requests_waiting",
+        "diptych_adapter_resident",
         "diptych_batch_rows",
         "diptych_build_info",
         "diptych_decode_time_seconds",
         "diptych_e2e_request_latency_seconds",
         "diptych_images_total",
+        "diptych_lora_requests_info",
         "diptych_num_requests_running",
         "diptych_num_requests_waiting",
         "diptych_num_slots",

@@ -1,31 +1,37 @@
 """From settings to an engine: where experts, executor and decoder are put together."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
 import torch
 
+from diptych.adapters.registry import Registry
 from diptych.diffusion import SOLVERS
 from diptych.diffusion.schedule import SIGMA_SCHEDULES, SPACINGS
-from diptych.errors import AdapterNotFound, DiptychError, FieldViolation, SettingInvalid
-from diptych.inference.adapter_units import Unit
+from diptych.errors import FieldViolation, SettingInvalid
+from diptych.inference.adapter_loading import StoreLoader
+from diptych.inference.adapter_store import adapters_dir, fetches, open_registry
+from diptych.inference.base_weights import BaseWeights, weights_of
+from diptych.inference.catalog import AdapterCatalog, CatalogConfig
 from diptych.inference.decoder import DeviceDecoder
+from diptych.inference.demo_adapters import publish_demo_adapters
 from diptych.inference.engine import Engine, EngineConfig
 from diptych.inference.executor import DeviceExecutor, ExecutorConfig
 from diptych.inference.hosted import Hosted, HostedExpert
 from diptych.inference.limits import Limits
-from diptych.inference.ports import Observer, Prepared
+from diptych.inference.ports import Observer
 from diptych.inference.server import Loaded
 from diptych.inference.settings import InferenceSettings, Settings
-from diptych.inference.trajectory import AdapterUse, Expert
+from diptych.inference.trajectory import Expert
 from diptych.models.checkpoint import SourceConfig
 from diptych.models.experts import Expert as LoadedExpert
 from diptych.models.experts import Experts, LoadOptions, load_experts
 from diptych.models.preview_decoder import PreviewDecoder, load_preview_decoder
 from diptych.nano.pair import expert_path
 from diptych.storage.s3 import S3Config
+from diptych.storage.tiers import TierStats
 
 __all__ = ["load_engine"]
 
@@ -54,7 +60,49 @@ def load_engine(settings: Settings, observer: Observer) -> Loaded:
     """
     own = settings.inference
     device = choose_device(own.device)
-    experts = load_experts(
+    experts = _load_experts(settings, device)
+    hosted, weights = describe(experts, own), _weights(experts)
+    registry, files = open_registry(settings)
+    if own.base == "nano":
+        publish_demo_adapters(registry)
+    executor = DeviceExecutor(
+        experts,
+        config=ExecutorConfig(max_rows=own.max_rows, adapter_lines=own.adapter_lines),
+    )
+    loader = StoreLoader(
+        registry, executor.bind, host_bytes=own.adapter_host_bytes, observer=observer
+    )
+    engine = Engine(
+        executor,
+        DeviceDecoder(experts.hosted[0].vae, previewer=_load_previewer(settings, experts)),
+        loader,
+        observer=observer,
+        config=EngineConfig(
+            num_slots=own.num_slots,
+            max_rows=own.max_rows,
+            max_waiting=own.max_waiting,
+            adapter_lines=own.adapter_lines,
+            adapter_slice_s=own.adapter_slice_s,
+        ),
+    )
+    catalog = _catalog(settings, registry, hosted, weights)
+    named = {"base": own.base, "refiner": own.refiner_source()}
+    _log.info("loaded", extra={"device": str(device), **named})
+    return Loaded(
+        engine=engine,
+        hosted=hosted,
+        catalog=catalog,
+        num_slots=own.num_slots,
+        tiers=lambda: {
+            "host": TierStats(size_bytes=loader.stats().size_bytes),
+            "disk": files.stats(),
+        },
+    )
+
+
+def _load_experts(settings: Settings, device: torch.device) -> Experts:
+    own = settings.inference
+    return load_experts(
         _source(own.base, "base"),
         _source(own.refiner_source(), "refiner"),
         device=device,
@@ -70,18 +118,36 @@ def load_engine(settings: Settings, observer: Observer) -> Loaded:
             s3=S3Config(endpoint_url=own.s3_endpoint),
         ),
     )
-    engine = Engine(
-        DeviceExecutor(experts, config=ExecutorConfig(max_rows=own.max_rows)),
-        DeviceDecoder(experts.hosted[0].vae, previewer=_load_previewer(settings, experts)),
-        NoAdapters(),
-        observer=observer,
-        config=EngineConfig(
-            num_slots=own.num_slots, max_rows=own.max_rows, max_waiting=own.max_waiting
+
+
+def _catalog(
+    settings: Settings,
+    registry: Registry,
+    hosted: Hosted,
+    weights: Mapping[Expert, BaseWeights],
+) -> AdapterCatalog:
+    return AdapterCatalog(
+        registry,
+        hosted=hosted,
+        weights=weights,
+        fetch=fetches(settings),
+        config=CatalogConfig(
+            incoming_dir=adapters_dir(settings) / "incoming",
+            max_bytes=settings.inference.adapter_max_bytes,
         ),
     )
-    named = {"base": own.base, "refiner": own.refiner_source()}
-    _log.info("loaded", extra={"device": str(device), **named})
-    return Loaded(engine=engine, hosted=describe(experts, own), num_slots=own.num_slots)
+
+
+def _weights(experts: Experts) -> dict[Expert, BaseWeights]:
+    """Return what adapters may change; taken before anything wraps the layers."""
+    return {
+        Expert(expert.name): weights_of(
+            Expert(expert.name),
+            expert.unet.module,
+            {encoder.name: encoder.module for encoder in expert.text.encoders},
+        )
+        for expert in experts.hosted
+    }
 
 
 def _load_previewer(settings: Settings, experts: Experts) -> PreviewDecoder | None:
@@ -100,25 +166,6 @@ def _load_previewer(settings: Settings, experts: Experts) -> PreviewDecoder | No
         device=first.unet.device,
         dtype=first.unet.dtype,
     )
-
-
-class NoAdapters:
-    """The adapters of a server without a store of them: there are none."""
-
-    def prepare(
-        self,
-        unit: Unit,
-        uses: tuple[AdapterUse, ...],
-        *,
-        fetching: Callable[[], None],
-        done: Callable[[Prepared | DiptychError], None],
-    ) -> None:
-        """Refuse."""
-        fetching()
-        done(AdapterNotFound(uses[0].name))
-
-    def stop(self) -> None:
-        """Do nothing."""
 
 
 def choose_device(name: str) -> torch.device:
@@ -169,6 +216,7 @@ def describe(experts: Experts, own: InferenceSettings) -> Hosted:
             max_images=limits.max_images,
             max_prompt_bytes=limits.max_prompt_bytes,
             max_inline_bytes=limits.max_inline_bytes,
+            max_adapters=limits.max_adapters,
         ),
         width=first.default_size,
         height=first.default_size,

@@ -11,7 +11,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
@@ -26,6 +26,7 @@ from diptych.errors import (
     SettingInvalid,
     Unavailable,
 )
+from diptych.inference.adapter_counts import adapter_counts
 from diptych.inference.adapters_service import ADAPTER_SERVICE_NAME, AdapterService, Pins
 from diptych.inference.allocator import Rest, trim_heap
 from diptych.inference.hosted import Hosted
@@ -36,13 +37,22 @@ from diptych.inference.settings import InferenceSettings, Settings
 from diptych.rpc.auth import TokenFile, everyone
 from diptych.rpc.channel import ChannelConfig
 from diptych.rpc.server import Probe, RpcServer, ServerConfig
+from diptych.storage.tiers import TierStats
 from diptych.telemetry.logging import configure_logging
 from diptych.telemetry.metrics import InferenceMetrics, MetricsServer
 from diptych.telemetry.tracing import NullTracer, Tracer, otlp_tracer
 from diptych.v1.adapters_pb2_grpc import add_AdapterServiceServicer_to_server
 from diptych.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
 
-__all__ = ["BackgroundServer", "Load", "Loaded", "Ports", "RunningEngine", "run_server", "serve"]
+__all__ = [
+    "BackgroundServer",
+    "Load",
+    "Loaded",
+    "Ports",
+    "RunningEngine",
+    "run_server",
+    "serve",
+]
 
 WATCH_S: Final = 1.0
 """How often the engine's thread is looked at."""
@@ -79,6 +89,8 @@ class Loaded:
     hosted: Hosted
     catalog: Catalog
     num_slots: int
+    tiers: Callable[[], Mapping[str, TierStats]] = dict
+    """What the tiers of adapters behind the device hold and did: ``host`` and ``disk``."""
 
 
 Load = Callable[[Settings, InferenceMetrics], Loaded]
@@ -308,6 +320,7 @@ def _watch_load(metrics: InferenceMetrics, loaded: Loaded) -> None:
         slots=lambda: loaded.num_slots,
         slots_used=lambda: loaded.num_slots - stats().slots_free,
     )
+    metrics.watch_adapters(lambda: adapter_counts(stats().adapters, loaded.tiers()))
     experts = {"base": loaded.hosted.base, "refiner": loaded.hosted.refiner}
     models = {name: expert.model for name, expert in experts.items() if expert is not None}
     metrics.describe(version=loaded.hosted.version, **models)

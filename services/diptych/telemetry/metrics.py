@@ -9,6 +9,8 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, start_http_server
 
+from diptych.telemetry.adapter_metrics import AdapterCollector, AdapterCounts
+
 __all__ = ["METRIC_NAMES", "InferenceMetrics", "MetricsServer"]
 
 METRIC_NAMES: Final[Mapping[str, str]] = {
@@ -21,6 +23,16 @@ METRIC_NAMES: Final[Mapping[str, str]] = {
     "diptych_batch_rows": "UNet rows of one tick, by expert; a guided image takes two.",
     "diptych_adapter_load_seconds": "From an adapter's turn in the loader to host memory, by tier.",
     "diptych_adapter_load_failures_total": "Adapters that could not be loaded, by reason.",
+    "diptych_adapter_resident": "Adapters by the tier that holds them: device or host.",
+    "diptych_adapter_bytes": "Bytes of adapters by tier: host or disk.",
+    "diptych_adapter_lines": "Rank lines of the device, which adapters share.",
+    "diptych_adapter_lines_used": "Rank lines taken.",
+    "diptych_adapter_hits_total": "Adapters found where they were looked for, by tier.",
+    "diptych_adapter_misses_total": "Adapters not found there, by tier.",
+    "diptych_adapter_evictions_total": "Adapters that made room for others, by tier.",
+    "diptych_adapter_requests_waiting": "Requests that wait for an adapter.",
+    "diptych_adapter_active": "Adapters that images run with.",
+    "diptych_lora_requests_info": "Names of running and waiting adapters as labels; the time.",
     "diptych_decode_time_seconds": "From finished latents to the encoded image.",
     "diptych_e2e_request_latency_seconds": "From arrival to the last image, successes only.",
     "diptych_images_total": "Images delivered, by output format.",
@@ -59,6 +71,8 @@ class InferenceMetrics:
             "diptych_adapter_load_seconds", registry, STEP_SECONDS, labels=("tier",)
         )
         self._load_failures = _counter("diptych_adapter_load_failures_total", registry, ("reason",))
+        self._adapters = AdapterCollector(METRIC_NAMES)
+        registry.register(self._adapters)
         self._images = _counter("diptych_images_total", registry, ("format",))
         self._requests = _counter("diptych_requests_total", registry, ("method", "code"))
         self._errors = _counter("diptych_request_errors_total", registry, ("reason",))
@@ -116,6 +130,10 @@ class InferenceMetrics:
         self._waiting.set_function(waiting)
         self._slots.set_function(slots)
         self._slots_used.set_function(slots_used)
+
+    def watch_adapters(self, read: Callable[[], AdapterCounts]) -> None:
+        """Read what adapters do from ``read`` at each scrape."""
+        self._adapters.watch(read)
 
     def describe(self, **labels: str) -> None:
         """Set the labels of ``diptych_build_info``."""
