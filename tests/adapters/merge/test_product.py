@@ -13,7 +13,7 @@ from diptych.adapters.merge.product import Part, merge_target, report_of, result
 from diptych.adapters.merge.report import LayerReport
 from diptych.adapters.merge.spec import MergeSpec
 from diptych.adapters.merge.task_vectors import dense_update, factors_of
-from diptych.errors import InvalidRequest
+from diptych.errors import AdapterMismatch, InvalidRequest
 from support.made_adapters import noise
 from support.updates import FIRST, KERNEL, update, weight_of
 
@@ -162,6 +162,13 @@ def test_doras_add_what_they_add_to_the_weights(side: str) -> None:
     expected = 0.5 * plain(low_ranks[0]) + 2.0 * plain(low_ranks[1])
     assert off(found, expected) < 1e-5
     assert report.error < 1e-5
+
+
+def test_a_weight_of_another_shape_is_refused_with_both() -> None:
+    part = Part(position=2, weight=1.0, low_rank=update(FIRST, 1, side="out"))
+    spec = MergeSpec(method="svd")
+    with pytest.raises(AdapterMismatch, match=r"adapters\[2\].*\[24, 16\].*\[3, 3\]"):
+        merge_target(FIRST, [part], spec, weight_of=lambda _: torch.zeros(3, 3), device=None)
 
 
 def test_a_cut_dora_tells_what_was_lost() -> None:

@@ -18,7 +18,7 @@ from diptych.adapters.merge.report import LayerReport
 from diptych.adapters.merge.singular import Cut, PickRank, cut_dense, cut_factors, pick_rank
 from diptych.adapters.merge.spec import MergeSpec, Takes
 from diptych.adapters.merge.task_vectors import Factors, dense_update, factors_of
-from diptych.errors import FieldViolation, InvalidRequest
+from diptych.errors import AdapterMismatch, FieldViolation, InvalidRequest
 
 __all__ = ["Part", "WeightOf", "merge_target", "report_of", "result_dtype"]
 
@@ -82,9 +82,10 @@ def merge_target(
 
     Raises:
         InvalidRequest: The result needs a larger rank than adapters may have.
+        AdapterMismatch: The model's weight has another shape.
     """
     dora = any(part.low_rank.magnitude is not None for part in parts)
-    base = weight_of(target) if dora and weight_of is not None else None
+    base = _base(target, parts, weight_of) if dora and weight_of is not None else None
     factors = [factors_of(part.low_rank, device) for part in parts]
     updates = _Updates(parts=parts, factors=factors, base=base)
     shares = [part.weight for part in parts]
@@ -130,6 +131,19 @@ def result_dtype(low_ranks: Sequence[LowRank]) -> torch.dtype:
         found = torch.promote_types(found, low_rank.up.dtype)
         found = torch.promote_types(found, low_rank.down.dtype)
     return found
+
+
+def _base(target: Target, parts: Sequence[Part], weight_of: WeightOf) -> Tensor:
+    """Return the model's weight if it is one that the parts can change."""
+    weight, expected = weight_of(target), parts[0].low_rank.weight_shape
+    if tuple(weight.shape) == expected:
+        return weight
+    raise AdapterMismatch(
+        adapter=f"adapters[{parts[0].position}]",
+        field=f"shape of {target.component}.{target.module}",
+        made_for=str(list(expected)),
+        used_on=str(list(weight.shape)),
+    )
 
 
 def _merge(target: Target, updates: _Updates, spec: MergeSpec, shares: Sequence[float]) -> Cut:
