@@ -59,6 +59,7 @@ METRICS = {
     "diptych_adapter_misses_total",
     "diptych_adapter_requests_waiting",
     "diptych_adapter_resident",
+    "diptych_batch_adapter_sets",
     "diptych_batch_rows",
     "diptych_build_info",
     "diptych_decode_time_seconds",

@@ -98,6 +98,18 @@ def test_many_requests_load_an_adapter_once(rig: Rig) -> None:
     assert rig.loader.asked == ["a"]
 
 
+def test_unlike_sets_share_a_tick_and_are_counted(rig: Rig) -> None:
+    rig.loader.hold = True
+    waiting = [rig.submit(name, adapters=(use(name),)) for name in ("a", "b", "a")]
+    rig.settle()
+    rig.hold()
+    for name in ("a", "b"):
+        rig.loader.held.pop(name)()
+    rig.executor.gate.set()
+    assert all(isinstance(mailbox.end(), Completed) for mailbox in waiting)
+    assert max(rig.observer.adapter_sets) == 2
+
+
 def test_a_broken_adapter_fails_its_own_requests_only(rig: Rig) -> None:
     broken = rig.submit("x", adapters=(use("broken"), use("a")))
     healthy = rig.submit("y", adapters=(use("a"),))

@@ -66,7 +66,9 @@ class Desk:
     def stop(self) -> None:
         pass
 
-    def on_tick(self, *, expert: Expert, num_rows: int, seconds: float) -> None:
+    def on_tick(
+        self, *, expert: Expert, num_rows: int, num_adapter_sets: int, seconds: float
+    ) -> None:
         pass
 
     def on_queue_time(self, seconds: float) -> None:

@@ -188,11 +188,16 @@ class FakeObserver:
     """Remembers what it hears."""
 
     ticks: list[tuple[Expert, int]] = field(default_factory=list)
+    adapter_sets: list[int] = field(default_factory=list)
+    """Of each tick."""
     finished: list[str | None] = field(default_factory=list)
     loads: list[tuple[str, str | None]] = field(default_factory=list)
 
-    def on_tick(self, *, expert: Expert, num_rows: int, seconds: float) -> None:
+    def on_tick(
+        self, *, expert: Expert, num_rows: int, num_adapter_sets: int, seconds: float
+    ) -> None:
         self.ticks.append((expert, num_rows))
+        self.adapter_sets.append(num_adapter_sets)
 
     def on_queue_time(self, seconds: float) -> None:
         pass

@@ -46,6 +46,7 @@ def test_names_are_what_dashboards_rely_on() -> None:
         "diptych_adapter_misses_total",
         "diptych_adapter_requests_waiting",
         "diptych_adapter_resident",
+        "diptych_batch_adapter_sets",
         "diptych_batch_rows",
         "diptych_build_info",
         "diptych_decode_time_seconds",
@@ -70,10 +71,11 @@ def test_two_registries_do_not_meet() -> None:
 
 
 def test_tick_is_noted_by_expert(metrics: InferenceMetrics) -> None:
-    metrics.on_tick(expert="base", num_rows=3, seconds=0.25)
+    metrics.on_tick(expert="base", num_rows=3, num_adapter_sets=2, seconds=0.25)
     read = metrics.registry.get_sample_value
     assert read("diptych_step_time_seconds_sum", {"expert": "base"}) == 0.25
     assert read("diptych_batch_rows_sum", {"expert": "base"}) == 3
+    assert read("diptych_batch_adapter_sets_sum", {"expert": "base"}) == 2
 
 
 def test_finished_request_has_a_latency(metrics: InferenceMetrics) -> None:

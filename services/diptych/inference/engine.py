@@ -321,7 +321,12 @@ class Engine:
         seconds = self._clock() - began
         self._num_ticks += 1
         self._costs.learn(group.expert, group.num_pixels, num_rows=tick.num_rows, seconds=seconds)
-        self._observer.on_tick(expert=group.expert, num_rows=tick.num_rows, seconds=seconds)
+        self._observer.on_tick(
+            expert=group.expert,
+            num_rows=tick.num_rows,
+            num_adapter_sets=len({image.call.request.adapters for image in images}),
+            seconds=seconds,
+        )
         for call in {image.call for image in images}:
             call.expert_s[group.expert] = call.expert_s.get(group.expert, 0.0) + seconds
         for image, denoised in advanced:

@@ -33,7 +33,7 @@ from diptych.nano.pair import expert_path
 from diptych.storage.s3 import S3Config
 from diptych.storage.tiers import TierStats
 
-__all__ = ["load_engine"]
+__all__ = ["load_engine", "load_pair", "open_engine"]
 
 SAME_LATENTS: Final = frozenset(
     {"sdxl-base", "ssd-1b", "segmind-vega", "sdxl-turbo", "sdxl-lightning", "sdxl-refiner"}
@@ -50,17 +50,17 @@ _log = logging.getLogger(__name__)
 
 
 def load_engine(settings: Settings, observer: Observer) -> Loaded:
-    """Load the experts that ``settings`` name onto their device.
+    """Load the experts that ``settings`` name; raises what ``load_pair`` does."""
+    return open_engine(load_pair(settings), settings, observer)
+
+
+def open_engine(experts: Experts, settings: Settings, observer: Observer) -> Loaded:
+    """Put ``experts`` behind an engine that has not started yet; they are no one else's.
 
     Raises:
-        SettingInvalid: The device is not there, or no expert is named.
-        ModelNotFound: A source names nothing.
-        CheckpointInvalid: A checkpoint cannot be read safely.
-        ExpertsMismatch: Base and refiner cannot share a trajectory.
+        SettingInvalid: There can be no store of adapters where the settings say.
     """
     own = settings.inference
-    device = choose_device(own.device)
-    experts = _load_experts(settings, device)
     hosted, weights = describe(experts, own), _weights(experts)
     registry, files = open_registry(settings)
     if own.base == "nano":
@@ -87,7 +87,7 @@ def load_engine(settings: Settings, observer: Observer) -> Loaded:
     )
     catalog = _catalog(settings, registry, hosted, weights)
     named = {"base": own.base, "refiner": own.refiner_source()}
-    _log.info("loaded", extra={"device": str(device), **named})
+    _log.info("loaded", extra={"device": str(experts.hosted[0].unet.device), **named})
     return Loaded(
         engine=engine,
         hosted=hosted,
@@ -100,8 +100,17 @@ def load_engine(settings: Settings, observer: Observer) -> Loaded:
     )
 
 
-def _load_experts(settings: Settings, device: torch.device) -> Experts:
+def load_pair(settings: Settings) -> Experts:
+    """Load the experts that ``settings`` name onto their device.
+
+    Raises:
+        SettingInvalid: The device is not there, or no expert is named.
+        ModelNotFound: A source names nothing.
+        CheckpointInvalid: A checkpoint cannot be read safely.
+        ExpertsMismatch: Base and refiner cannot share a trajectory.
+    """
     own = settings.inference
+    device = choose_device(own.device)
     return load_experts(
         _source(own.base, "base"),
         _source(own.refiner_source(), "refiner"),

@@ -193,8 +193,10 @@ class Decoder(Protocol):
 class Observer(Protocol):
     """Hears what happens, for metrics; called from all of the engine's helpers' threads."""
 
-    def on_tick(self, *, expert: Expert, num_rows: int, seconds: float) -> None:
-        """Note one tick; ``num_rows`` counts UNet rows."""
+    def on_tick(
+        self, *, expert: Expert, num_rows: int, num_adapter_sets: int, seconds: float
+    ) -> None:
+        """Note one tick; ``num_rows`` counts UNet rows, no adapters at all are a set too."""
 
     def on_queue_time(self, seconds: float) -> None:
         """Note how long a request waited for its first slot."""

@@ -21,6 +21,7 @@ METRIC_NAMES: Final[Mapping[str, str]] = {
     "diptych_request_queue_time_seconds": "From admission to the first tick.",
     "diptych_step_time_seconds": "One tick: a UNet forward over a batch of rows, by expert.",
     "diptych_batch_rows": "UNet rows of one tick, by expert; a guided image takes two.",
+    "diptych_batch_adapter_sets": "Unlike sets of adapters in one tick, by expert; none is one.",
     "diptych_adapter_load_seconds": "From an adapter's turn in the loader to host memory, by tier.",
     "diptych_adapter_load_failures_total": "Adapters that could not be loaded, by reason.",
     "diptych_adapter_resident": "Adapters by the tier that holds them: device or host.",
@@ -45,6 +46,7 @@ METRIC_NAMES: Final[Mapping[str, str]] = {
 STEP_SECONDS: Final = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 REQUEST_SECONDS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 BATCH_ROWS: Final = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+BATCH_SETS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 
 
 class InferenceMetrics:
@@ -65,6 +67,9 @@ class InferenceMetrics:
             "diptych_step_time_seconds", registry, STEP_SECONDS, labels=("expert",)
         )
         self._rows = _histogram("diptych_batch_rows", registry, BATCH_ROWS, labels=("expert",))
+        self._sets = _histogram(
+            "diptych_batch_adapter_sets", registry, BATCH_SETS, labels=("expert",)
+        )
         self._decode = _histogram("diptych_decode_time_seconds", registry, STEP_SECONDS)
         self._latency = _histogram("diptych_e2e_request_latency_seconds", registry, REQUEST_SECONDS)
         self._loads = _histogram(
@@ -78,10 +83,13 @@ class InferenceMetrics:
         self._errors = _counter("diptych_request_errors_total", registry, ("reason",))
         self._build = Info("diptych_build", METRIC_NAMES["diptych_build_info"], registry=registry)
 
-    def on_tick(self, *, expert: str, num_rows: int, seconds: float) -> None:
+    def on_tick(
+        self, *, expert: str, num_rows: int, num_adapter_sets: int, seconds: float
+    ) -> None:
         """Note one tick of ``expert``; ``num_rows`` counts UNet rows."""
         self._step.labels(expert=expert).observe(seconds)
         self._rows.labels(expert=expert).observe(num_rows)
+        self._sets.labels(expert=expert).observe(num_adapter_sets)
 
     def on_queue_time(self, seconds: float) -> None:
         """Note how long a request waited for its first tick."""
