@@ -163,6 +163,9 @@ class ExportWriter:
         if self._file is None or self._stream is None:
             return
         self._stream.close()
+        if self._size_bytes < self._file.size_bytes:
+            came, size_bytes = self._size_bytes, self._file.size_bytes
+            raise ResponseCorrupt(f"file {self._file.name} ends at byte {came} of {size_bytes}")
         if self._hash.digest() != self._file.sha256:
             raise ResponseCorrupt(f"file {self._file.name} does not have its digest")
         self._file = self._stream = None
