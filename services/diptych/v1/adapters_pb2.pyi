@@ -328,7 +328,7 @@ class ImportAdapterHeader(_message.Message):
     """Tag to give. Empty: `latest`."""
     uri: _builtins.str
     """`s3://bucket/key`, `hf://owner/name[/file][@revision]`, or `file:` and a path under the
-    server's import folder.
+    server's import folder; as far as the server's settings allow.
     """
     family: _builtins.str
     """Family it was made for, over what its file says. Empty: what the file says."""
@@ -931,7 +931,9 @@ class MergeResult(_message.Message):
 
     @_builtins.property
     def renamed_tokens(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Tokens of the sources that had to be renamed, as `source token -> new token`."""
+        """Tokens of the sources that had to be renamed: the source, a space and the token -> its new
+        text.
+        """
 
     def __init__(
         self,
@@ -1045,7 +1047,7 @@ class ExportedFile(_message.Message):
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Its name, without folders."""
+    """Its path in the export's folder, parts joined by `/`; PEFT has a folder per component."""
     size_bytes: _builtins.int
     """Bytes to come."""
     sha256: _builtins.bytes

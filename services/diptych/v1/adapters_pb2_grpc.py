@@ -117,7 +117,7 @@ class AdapterServiceServicer:
 
         Codes:
         INVALID_ARGUMENT (INVALID_REQUEST, ADAPTER_INVALID, PICKLE_REFUSED, DIGEST_MISMATCH)
-        NOT_FOUND (OBJECT_NOT_FOUND, MODEL_NOT_FOUND): nothing at `uri`.
+        NOT_FOUND (ADAPTER_NOT_FOUND): nothing at `uri`.
         ALREADY_EXISTS (NAME_TAKEN): the name points at another adapter and `replace` is not set.
         ABORTED (NAME_MOVED): the name does not point at `expected_digest`.
         FAILED_PRECONDITION (ADAPTER_MISMATCH): it fits no expert of this server; see `force`.

@@ -56,7 +56,7 @@ class AdapterServiceStub:
 
     Codes:
       INVALID_ARGUMENT (INVALID_REQUEST, ADAPTER_INVALID, PICKLE_REFUSED, DIGEST_MISMATCH)
-      NOT_FOUND (OBJECT_NOT_FOUND, MODEL_NOT_FOUND): nothing at `uri`.
+      NOT_FOUND (ADAPTER_NOT_FOUND): nothing at `uri`.
       ALREADY_EXISTS (NAME_TAKEN): the name points at another adapter and `replace` is not set.
       ABORTED (NAME_MOVED): the name does not point at `expected_digest`.
       FAILED_PRECONDITION (ADAPTER_MISMATCH): it fits no expert of this server; see `force`.
@@ -153,7 +153,7 @@ class AdapterServiceAsyncStub(AdapterServiceStub):
 
     Codes:
       INVALID_ARGUMENT (INVALID_REQUEST, ADAPTER_INVALID, PICKLE_REFUSED, DIGEST_MISMATCH)
-      NOT_FOUND (OBJECT_NOT_FOUND, MODEL_NOT_FOUND): nothing at `uri`.
+      NOT_FOUND (ADAPTER_NOT_FOUND): nothing at `uri`.
       ALREADY_EXISTS (NAME_TAKEN): the name points at another adapter and `replace` is not set.
       ABORTED (NAME_MOVED): the name does not point at `expected_digest`.
       FAILED_PRECONDITION (ADAPTER_MISMATCH): it fits no expert of this server; see `force`.
@@ -253,7 +253,7 @@ class AdapterServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Codes:
           INVALID_ARGUMENT (INVALID_REQUEST, ADAPTER_INVALID, PICKLE_REFUSED, DIGEST_MISMATCH)
-          NOT_FOUND (OBJECT_NOT_FOUND, MODEL_NOT_FOUND): nothing at `uri`.
+          NOT_FOUND (ADAPTER_NOT_FOUND): nothing at `uri`.
           ALREADY_EXISTS (NAME_TAKEN): the name points at another adapter and `replace` is not set.
           ABORTED (NAME_MOVED): the name does not point at `expected_digest`.
           FAILED_PRECONDITION (ADAPTER_MISMATCH): it fits no expert of this server; see `force`.
