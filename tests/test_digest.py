@@ -56,5 +56,5 @@ def test_parses_what_it_writes() -> None:
 
 @pytest.mark.parametrize("text", ["", "sha256:", "md5:" + "a" * 64, "sha256:" + "A" * 64])
 def test_refuses_to_parse_what_is_none(text: str) -> None:
-    with pytest.raises(ValueError, match="sha256|SHA-256"):
+    with pytest.raises(ValueError, match=r"sha256|SHA-256"):
         Digest.parse(text)

@@ -36,8 +36,8 @@ PROMPTS: Final = (
 ADAPTED: Final = tuple(
     (prompt.format(subject), adapters)
     for prompt, shape in (
-        ("a large yellow {} on the left on a plain sky background", "star"),
-        ("a large red {} in the center on a striped cream background", "heart"),
+        ("a large yellow {} in the center on a striped pink background", "heart"),
+        ("a large orange {} on the right on a wavy pink background", "ring"),
     )
     for subject, adapters in (
         (shape, ()),

@@ -93,8 +93,7 @@ class Engine:
     ) -> None:
         config = config or EngineConfig()
         self._executor, self._decoder, self._observer = executor, decoder, observer
-        self._config, self._clock = config, clock
-        self._costs = CostModel()
+        self._config, self._clock, self._costs = config, clock, CostModel()
         self._book = Book(costs=self._costs, max_waiting=config.max_waiting, clock=clock)
         self._scheduler = Scheduler(max_rows=config.max_rows, cost=self._predict_tick_s)
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -115,7 +114,6 @@ class Engine:
         self._starting = Starting(
             executor=executor, observer=observer, clock=clock, fail=self._close
         )
-        self._loader = loader
         self._waiting = Waiting()
         self._images: dict[int, Image] = {}
         self._running: dict[int, Image] = {}
@@ -200,7 +198,7 @@ class Engine:
         self._inbox.put(self._halt)
         if self._thread.is_alive():
             self._thread.join()
-        self._loader.stop()
+        self._adapting.loader.stop()
         self._decoder.stop()
 
     # From here on everything runs in the engine's thread.
