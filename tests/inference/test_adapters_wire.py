@@ -104,6 +104,20 @@ def test_every_violation_of_a_merge_is_told() -> None:
     ]
 
 
+def test_zip_takes_a_prompt_per_source() -> None:
+    order = merging(method="zip", prompts=["a moon", "at night"], num_steps=50)
+    assert (order.prompts, order.num_steps) == (("a moon", "at night"), 50)
+
+
+def test_zip_with_what_it_has_no_use_for_is_refused() -> None:
+    fields = refused(method="zip", prompts=["one"], num_steps=0, density=0.5, space=2)
+    assert fields == ["prompts", "num_steps", "space", "density"]
+
+
+def test_prompts_without_zip_are_refused() -> None:
+    assert refused(prompts=["a", "b"]) == ["prompts"]
+
+
 def test_listing_is_about_what_is_set() -> None:
     where = listing_of(pb.ListAdaptersRequest(name_prefix="h", kind="dora"))
     assert (where.name_prefix, where.family, where.stage, where.kind) == (

@@ -1,35 +1,24 @@
 """The real catalogue: what comes in is checked against real shapes and stored in a real folder."""
 
 import resource
-from collections.abc import Callable
 from pathlib import Path
-from types import MappingProxyType
 
 import pytest
 import torch
-from torch import nn
 
 from diptych.adapters.adapter import (
     Adapter,
     Component,
     LearnedToken,
-    LowRank,
-    MadeFor,
-    Magnitude,
     Stage,
-    Target,
 )
 from diptych.adapters.bundle import to_bytes
 from diptych.adapters.listing import Filter
-from diptych.adapters.merge.spec import MergeSpec
-from diptych.adapters.registry import Registry
-from diptych.adapters.stores import AdapterStores
 from diptych.digest import Digest
 from diptych.errors import (
     AdapterInvalid,
     AdapterMismatch,
     AdapterNotFound,
-    ConversionUnsupported,
     DigestMismatch,
     DiptychError,
     InvalidRequest,
@@ -38,47 +27,16 @@ from diptych.errors import (
     RequestCancelled,
     StoreFull,
 )
-from diptych.inference.base_weights import weights_of
 from diptych.inference.catalog import AdapterCatalog, CatalogConfig
 from diptych.inference.hosted import Hosted
 from diptych.inference.orders import (
     AdapterWish,
-    ExportedFile,
     ImportOrder,
-    MergeOrder,
-    Shown,
     Upload,
 )
 from diptych.inference.trajectory import Expert
-from diptych.storage.local import LocalBlobs
-from diptych.storage.local_refs import LocalRefs
-from diptych.storage.tiers import DirectFiles
 from support.made_adapters import noise
-
-
-class Block(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.conv_in = nn.Conv2d(4, width, 3)
-        self.to_q = nn.Linear(width, width)
-        self.tokens = nn.Embedding(8, width)
-
-
-def an_adapter(
-    width: int = 8, rank: int = 2, *, seed: int = 0, dora: bool = False, **made_for: object
-) -> Adapter:
-    magnitude = Magnitude(norms=noise(width, seed=9).abs(), per_input=False) if dora else None
-    low_rank = LowRank(
-        down=noise(rank, width, seed=seed),
-        up=noise(width, rank, seed=seed + 1),
-        alpha=1.0,
-        magnitude=magnitude,
-    )
-    target = Target(component=Component.UNET, module="to_q")
-    return Adapter(
-        targets=MappingProxyType({target: low_rank}),
-        made_for=MadeFor(**made_for),  # type: ignore[arg-type]
-    )
+from support.stored import a_catalog, an_adapter, never, taken
 
 
 @pytest.fixture
@@ -88,45 +46,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def catalog(folder: Path, hosted: Hosted) -> AdapterCatalog:
-    stores = AdapterStores(blobs=LocalBlobs(folder / "blobs"), refs=LocalRefs(folder / "names"))
-    weights = {
-        expert: weights_of(expert, Block(width), {"text_encoder_2": Block(width)})
-        for expert, width in ((Expert.BASE, 8), (Expert.REFINER, 6))
-    }
-
-    def nothing(uri: str, _: Callable[[], None]) -> object:
-        raise AdapterNotFound(uri)
-
-    return AdapterCatalog(
-        Registry(stores, DirectFiles()),
-        hosted=hosted,
-        weights=weights,
-        fetch=nothing,  # type: ignore[arg-type]
-        config=CatalogConfig(incoming_dir=folder / "incoming", max_bytes=1 << 20),
-    )
-
-
-def never() -> None:
-    pass
-
-
-def taken(
-    catalog: AdapterCatalog,
-    adapter: Adapter | bytes,
-    name: str = "huggy",
-    *,
-    go_on: Callable[[], None] = never,
-    file_name: str = "huggy.safetensors",
-    **order: object,
-) -> Shown:
-    data = adapter if isinstance(adapter, bytes) else to_bytes(adapter)
-    upload = Upload(file_name=file_name, size_bytes=len(data))
-    incoming = catalog.receive(ImportOrder(name=name, source=upload, **order))  # type: ignore[arg-type]
-    try:
-        incoming.write(data)
-        return incoming.finish(go_on)
-    finally:
-        incoming.discard()
+    return a_catalog(folder, hosted)
 
 
 def names(catalog: AdapterCatalog) -> list[str]:
@@ -343,86 +263,3 @@ def test_removed_name_is_gone(catalog: AdapterCatalog) -> None:
     taken(catalog, an_adapter())
     catalog.remove("huggy", tenant="default", expected=None)
     assert names(catalog) == []
-
-
-def test_exported_bundle_is_what_is_stored(catalog: AdapterCatalog) -> None:
-    adapter = an_adapter()
-    taken(catalog, adapter)
-    head, *pieces = catalog.export("huggy", "bundle", tenant="default")
-    assert isinstance(head, ExportedFile)
-    assert b"".join(pieces) == to_bytes(adapter)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("target_format", ["diffusers", "peft"])
-def test_exported_file_is_the_same_adapter_again(
-    target_format: str, catalog: AdapterCatalog, folder: Path
-) -> None:
-    data = b""
-    first = taken(catalog, an_adapter(family="nano"))
-    for part in catalog.export("huggy", target_format, tenant="default"):
-        if isinstance(part, ExportedFile):
-            weights = part.path.endswith(".safetensors")
-        elif weights:
-            data += part
-    if target_format != "peft":  # whose weights alone do not tell their alphas
-        again = taken(catalog, data, "again").card
-        assert (again.num_targets, again.max_rank) == (first.card.num_targets, 2)
-
-
-def test_format_without_a_word_for_a_target_says_so(catalog: AdapterCatalog) -> None:
-    taken(catalog, an_adapter())
-    with pytest.raises(ConversionUnsupported, match=r"unet\.to_q"):
-        list(catalog.export("huggy", "kohya", tenant="default"))
-
-
-def merged(catalog: AdapterCatalog, **order: object) -> Shown:
-    spec = MergeSpec(method="linear", weights=(0.5, 0.5))
-    wish = {"sources": ("a", "b"), "spec": spec, "name": "both"}
-    steps: list[tuple[int, int]] = []
-    outcome = catalog.merge(
-        MergeOrder(**wish | order),  # type: ignore[arg-type]
-        lambda done, total: steps.append((done, total)),
-        never,
-    )
-    assert steps == [(1, 1)]
-    return outcome.adapter
-
-
-def test_merge_is_stored_under_its_name(catalog: AdapterCatalog) -> None:
-    taken(catalog, an_adapter(), "a")
-    taken(catalog, an_adapter(seed=5), "b")
-    assert merged(catalog).card.max_rank == 4
-
-
-def test_merging_again_gives_the_same_digest(catalog: AdapterCatalog) -> None:
-    taken(catalog, an_adapter(), "a")
-    taken(catalog, an_adapter(seed=5), "b")
-    assert merged(catalog).card.digest == merged(catalog, name="again").card.digest
-
-
-def test_merge_of_a_dora_uses_the_hosted_weights(catalog: AdapterCatalog) -> None:
-    taken(catalog, an_adapter(dora=True), "a")
-    taken(catalog, an_adapter(seed=5), "b")
-    spec = MergeSpec(method="svd", weights=(0.5, 0.5), rank=8)
-    assert merged(catalog, spec=spec).card.max_rank == 8
-
-
-def test_unlike_families_are_not_merged(catalog: AdapterCatalog) -> None:
-    taken(catalog, an_adapter(family="nano"), "a")
-    taken(catalog, an_adapter(seed=5, family="sdxl-base"), "b", force=True)
-    with pytest.raises(AdapterMismatch):
-        merged(catalog)
-
-
-def test_unlike_families_are_merged_by_force(catalog: AdapterCatalog) -> None:
-    taken(catalog, an_adapter(family="nano"), "a")
-    taken(catalog, an_adapter(seed=5, family="sdxl-base"), "b", force=True)
-    assert merged(catalog, force=True).card.family is None
-
-
-def test_violations_of_a_merge_name_the_requests_fields(catalog: AdapterCatalog) -> None:
-    taken(catalog, an_adapter(dora=True), "a")
-    taken(catalog, an_adapter(seed=5), "b")
-    spec = MergeSpec(method="linear", space="factors")
-    with pytest.raises(InvalidRequest, match=r"sources\[0\]"):
-        merged(catalog, spec=spec)

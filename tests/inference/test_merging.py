@@ -1,5 +1,6 @@
 """Stored adapters are merged as they were stored; see also ``test_catalog``."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from diptych.adapters.registry import Registry
 from diptych.adapters.stores import AdapterStores
 from diptych.adapters.summary import summarise
 from diptych.digest import Digest
-from diptych.errors import AdapterMismatch, AdapterNotFound, RequestCancelled
+from diptych.errors import AdapterMismatch, AdapterNotFound, InvalidRequest, RequestCancelled
 from diptych.inference.merging import merge_stored
 from diptych.inference.orders import MergeOrder
 from diptych.storage.local import LocalBlobs
@@ -82,3 +83,9 @@ def test_unlike_sources_by_force_were_made_for_nothing(registry: Registry) -> No
     order = order_of("a", "c", force=True)
     merged = merge_stored(registry, order, weights={}, progress=lambda *_: None)
     assert merged.adapter.made_for.family is None
+
+
+def test_zip_that_is_not_offered_is_refused(registry: Registry) -> None:
+    order = dataclasses.replace(order_of("a", "b"), spec=MergeSpec(method="zip"))
+    with pytest.raises(InvalidRequest, match="zip needs experts"):
+        merge_stored(registry, order, weights={}, progress=lambda *_: None)

@@ -1,5 +1,6 @@
 """AdapterService's messages to values and back; everything wrong with a message is told at once."""
 
+import math
 import uuid
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -10,12 +11,13 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from diptych.adapters.card import Kind
 from diptych.adapters.listing import Filter
 from diptych.adapters.merge.report import LayerReport
-from diptych.adapters.merge.spec import MergeSpec, Takes, check_spec
+from diptych.adapters.merge.spec import MAX_ADAPTERS, MergeSpec, Takes, check_spec
 from diptych.adapters.naming import DEFAULT_TAG, Stage, check_name, check_tag, split_reference
 from diptych.digest import Digest
 from diptych.errors import InvalidRequest
 from diptych.inference.limits import Limits
 from diptych.inference.orders import (
+    ZIP,
     ImportOrder,
     MergeOrder,
     MergeOutcome,
@@ -70,6 +72,8 @@ MAX_FAMILY: Final = 64
 MAX_URI: Final = 2048
 MAX_WORDS, MAX_WORD_BYTES = 64, 256
 DIGEST_BYTES: Final = 32
+MIN_ZIPPED: Final = 2
+MAX_ZIP_STEPS: Final = 1000
 FIELDS: Final = {"adapters": "sources", "position": "slerp_t"}
 """What a merge's check calls a field -> what the message does."""
 
@@ -122,14 +126,10 @@ def merge_order(message: pb.MergeAdaptersRequest, limits: Limits, *, tenant: str
     if message.election not in ELECTIONS:
         found.add("election", f"{message.election} is not a value of SignElection")
     spec = _spec(message)
-    try:
-        check_spec(spec, len(message.sources), max_rank=limits.max_adapter_rank)
-    except InvalidRequest as invalid:
-        for violation in invalid.violations:
-            field = FIELDS.get(violation.field, violation.field)
-            if field.startswith("weights["):
-                field = f"sources{field.removeprefix('weights')}.weight"
-            found.add(field, violation.description)
+    if message.method == ZIP:
+        _check_zip(message, limits, found)
+    else:
+        _check_merge(message, spec, limits, found)
     found.raise_if_any()
     return MergeOrder(
         sources=tuple(source.adapter for source in message.sources),
@@ -256,6 +256,59 @@ def merge_result(outcome: MergeOutcome, info: pb.AdapterInfo) -> pb.MergeResult:
             for item in report.renamed
         },
     )
+
+
+def _check_merge(
+    message: pb.MergeAdaptersRequest, spec: MergeSpec, limits: Limits, found: Violations
+) -> None:
+    """Note what the merge's own check finds, and options of ``zip``, which others ignore."""
+    try:
+        check_spec(spec, len(message.sources), max_rank=limits.max_adapter_rank)
+    except InvalidRequest as invalid:
+        for violation in invalid.violations:
+            field = FIELDS.get(violation.field, violation.field)
+            if field.startswith("weights["):
+                field = f"sources{field.removeprefix('weights')}.weight"
+            found.add(field, violation.description)
+    for field, is_set in (
+        ("prompts", bool(message.prompts)),
+        ("num_steps", message.HasField("num_steps")),
+    ):
+        if is_set:
+            found.add(field, f"method {shown(message.method)} has no use for it")
+
+
+def _check_zip(message: pb.MergeAdaptersRequest, limits: Limits, found: Violations) -> None:
+    num_sources = len(message.sources)
+    if not MIN_ZIPPED <= num_sources <= MAX_ADAPTERS:
+        found.add("sources", f"{num_sources} sources, expected {MIN_ZIPPED} to {MAX_ADAPTERS}")
+    if len(message.prompts) != num_sources:
+        found.add("prompts", f"{len(message.prompts)} prompts for {num_sources} sources")
+    for index, prompt in enumerate(message.prompts):
+        found.text(f"prompts[{index}]", prompt, limits.max_prompt_bytes, required=True)
+    for index, source in enumerate(message.sources):
+        if not math.isfinite(source.weight):
+            found.add(f"sources[{index}].weight", f"{source.weight} is not a finite number")
+    if message.HasField("num_steps"):
+        found.integer("num_steps", message.num_steps, 1, MAX_ZIP_STEPS)
+    _check_zip_cut(message, limits, found)
+    if message.space == pb.MERGE_SPACE_FACTORS:
+        found.add("space", "method zip works on the updates themselves")
+    for field in ("density", "weighted_vote", "slerp_t"):
+        if message.HasField(field):
+            found.add(field, "method zip has no use for it")
+
+
+def _check_zip_cut(message: pb.MergeAdaptersRequest, limits: Limits, found: Violations) -> None:
+    """Note what is wrong with the numbers that any method may have: rank, energy, seed."""
+    if message.HasField("rank"):
+        found.integer("rank", message.rank, 1, limits.max_adapter_rank)
+    if message.HasField("energy") and not 0 < message.energy <= 1:
+        found.add("energy", f"{message.energy} is outside (0, 1]")
+    if message.HasField("rank") and message.HasField("energy"):
+        found.add("energy", "a rank is given too; give one of them")
+    if message.seed < 0:
+        found.add("seed", f"{message.seed} is negative")
 
 
 def _spec(message: pb.MergeAdaptersRequest) -> MergeSpec:

@@ -37,7 +37,7 @@ from diptych.inference.fitting import (
     no_expert,
 )
 from diptych.inference.hosted import Hosted
-from diptych.inference.merging import merge_stored
+from diptych.inference.merging import Zips, merge_stored
 from diptych.inference.orders import (
     AdapterWish,
     CatalogPage,
@@ -85,8 +85,10 @@ class AdapterCatalog:
         weights: Mapping[Expert, BaseWeights],
         fetch: Fetches,
         config: CatalogConfig,
+        zips: Zips | None = None,
     ) -> None:
         """Keep adapters in ``registry``; ``weights`` are of the experts that are here."""
+        self._zips = zips
         self._registry = registry
         self._hosted = hosted
         self._weights = weights
@@ -145,7 +147,9 @@ class AdapterCatalog:
             go_on()
             progress(done, total)
 
-        merged = merge_stored(self._registry, order, weights=self._weights, progress=step)
+        merged = merge_stored(
+            self._registry, order, weights=self._weights, progress=step, zips=self._zips
+        )
         shown = self._publish(merged.adapter, order, source="merge", go_on=go_on)
         return MergeOutcome(adapter=shown, report=merged.report, sources=order.sources)
 

@@ -14,10 +14,13 @@ from diptych.adapters.merge.merging import Merged, merge
 from diptych.adapters.registry import Registry
 from diptych.errors import AdapterMismatch, FieldViolation, InvalidRequest
 from diptych.inference.base_weights import BaseWeights, weight_of
-from diptych.inference.orders import MergeOrder
+from diptych.inference.orders import ZIP, MergeOrder
 from diptych.inference.trajectory import Expert
 
-__all__ = ["merge_stored"]
+__all__ = ["Zips", "merge_stored"]
+
+Zips = Callable[[Sequence[Adapter], MergeOrder, Callable[[int, int], None]], Merged]
+"""Merges by learned coefficients, on this server's experts; told each step."""
 
 FIELDS: Final = {"position": "slerp_t"}
 """What the merge calls a field -> what the request does."""
@@ -29,8 +32,11 @@ def merge_stored(
     *,
     weights: Mapping[Expert, BaseWeights],
     progress: Callable[[int, int], None],
+    zips: Zips | None = None,
 ) -> Merged:
     """Merge the adapters that ``order`` names; what ``progress`` raises ends it.
+
+    ``zips`` is what the method ``zip`` needs; None does not offer it.
 
     Raises:
         AdapterNotFound: One of them is not there.
@@ -46,6 +52,8 @@ def merge_stored(
         if order.force:
             adapters = _without_purpose(adapters)
         _check_alike(adapters, order.sources)
+        if order.spec.method == ZIP:
+            return _zipped(adapters, order, zips, progress)
         stages = {adapter.made_for.stage for adapter in adapters}
         stage = stages.pop() if len(stages) == 1 else Stage.BOTH
 
@@ -56,6 +64,21 @@ def merge_stored(
             return merge(adapters, order.spec, weight_of=of_base, progress=progress)
         except InvalidRequest as invalid:
             raise InvalidRequest([_of_request(v) for v in invalid.violations]) from invalid
+
+
+def _zipped(
+    adapters: Sequence[Adapter],
+    order: MergeOrder,
+    zips: Zips | None,
+    progress: Callable[[int, int], None],
+) -> Merged:
+    if zips is None:
+        problem = "zip needs experts that this server does not host"
+        raise InvalidRequest([FieldViolation(field="method", description=problem)])
+    try:
+        return zips(adapters, order, progress)
+    except InvalidRequest as invalid:
+        raise InvalidRequest([_of_request(v) for v in invalid.violations]) from invalid
 
 
 def _check_alike(adapters: Sequence[Adapter], references: Sequence[str]) -> None:

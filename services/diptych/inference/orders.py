@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Final, Protocol
 
 from diptych.adapters.card import AdapterCard
 from diptych.adapters.listing import Filter
@@ -14,6 +14,7 @@ from diptych.digest import Digest
 from diptych.inference.trajectory import AdapterUse, Expert
 
 __all__ = [
+    "ZIP",
     "AdapterWish",
     "Catalog",
     "CatalogPage",
@@ -26,6 +27,9 @@ __all__ = [
     "Shown",
     "Upload",
 ]
+
+ZIP: Final = "zip"
+"""The method of a merge that trains, on prompts, instead of computing."""
 
 GoOn = Callable[[], None]
 """Called between steps of long work; raises when nobody waits for its end any more."""
