@@ -28,7 +28,7 @@ def call(num_images: int, events: list[Event]) -> Call:
         start=(0.0, 1.0),
     )
     made = Call(
-        request=ImageRequest(request_id="a", width=64, height=64, seed=1),
+        request=ImageRequest(request_id="a", width=64, height=64, seed=1, num_images=num_images),
         route=route,
         listener=events.append,
         submitted_at=10.0,

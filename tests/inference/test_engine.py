@@ -1,6 +1,8 @@
 """The engine on a fake device: admission, ticks, cancels, faults, deadlines and draining."""
 
+import gc
 import threading
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -45,6 +47,24 @@ def test_delivers_events_in_their_order(rig: Rig) -> None:
     mailbox = rig.submit(num_steps=3)
     mailbox.end()
     assert kinds(mailbox) == [Queued, Started, Stepped, Stepped, Stepped, ImageReady, Completed]
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_collector")
+@pytest.mark.parametrize("name", ["a", "long"])
+def test_what_is_over_is_freed_without_the_garbage_collector(rig: Rig, name: str) -> None:
+    mailbox = rig.submit(name, num_images=2)
+    mailbox.end()
+    rig.settle()
+    left = weakref.ref(mailbox)
+    del mailbox
+    assert left() is None
 
 
 def test_changes_expert_at_the_boundary(rig: Rig) -> None:

@@ -118,7 +118,7 @@ class Call:
             self._previewed[ready.image_index] = math.inf
             self._tell(ready)
             self._num_ready += 1
-            if self._num_ready < len(self.images):
+            if self._num_ready < self.request.num_images:
                 return False
             self.closed = True
             self._tell(Completed(timings=self._timings(now)))
@@ -132,6 +132,15 @@ class Call:
             self.closed = True
             self._tell(Failed(error=error))
             return True
+
+    def let_go(self) -> list[Image]:
+        """Drop images and embeddings as the call is over; return the images, once.
+
+        Images and their call hold each other, and the collector of such rings comes by seldom in
+        a process with this many objects: embeddings and pictures sent in would pile up until then.
+        """
+        images, self.images, self.conditioning = self.images, [], None
+        return images
 
     def _tell(self, event: Event) -> None:
         try:

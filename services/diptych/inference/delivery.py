@@ -41,7 +41,8 @@ class Delivery:
     def finish(self, call: Call, reason: str | None) -> None:
         """Note the end of ``call``; ``reason`` is the error's, None for success."""
         seconds = self.clock() - call.submitted_at
-        self.observer.on_finish(seconds=seconds, num_images=len(call.images), reason=reason)
+        num_images = call.request.num_images
+        self.observer.on_finish(seconds=seconds, num_images=num_images, reason=reason)
 
     def _receive(
         self, image: Image, draws: int, since: float, picture: Picture | DiptychError

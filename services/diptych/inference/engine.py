@@ -372,7 +372,7 @@ class Engine:
         """End ``call`` with ``error``, or only clear up after one that is complete."""
         if error is not None and call.fail(error):
             self._delivery.finish(call, error.reason)
-        for image in call.images:
+        for image in call.let_go():
             self._leave(image)
         self._adapting.dismiss(call)
         if self._book.remove(call) and self._drain_at is not None:
