@@ -135,7 +135,9 @@ class Assembler:
             return None
         self._header = None
         self._delivered.add(header.image_index)
-        return _picture(header, bytes(self._data))
+        data = bytes(self._data)
+        self._data.clear()
+        return _picture(header, data)
 
     def _read_completed(self, message: pb.Completed) -> Completed:
         if self._header is not None or len(self._delivered) != self._num_images:
