@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diptych.clients.assembly import MAX_PICTURE_BYTES, Assembler
-from diptych.clients.events import Completed, Event, Picture, Preview, Progress, Queued, Started
+from diptych.clients.events import (
+    AdapterProgress,
+    Completed,
+    Event,
+    Picture,
+    Preview,
+    Progress,
+    Queued,
+    Started,
+)
 from diptych.errors import ResponseCorrupt
 from diptych.v1 import inference_pb2 as pb
 from diptych.v1 import types_pb2 as types
@@ -21,6 +30,16 @@ def assembled(messages: list[pb.ImageEvent]) -> list[Event]:
     events = [assembler.feed(message) for message in messages]
     assembler.finish()
     return [event for event in events if event is not None]
+
+
+def test_adapter_on_its_way_is_told() -> None:
+    assembler = Assembler()
+    assembler.feed(pb.ImageEvent(queued=pb.Queued(resolved=pb.Resolved(num_images=1))))
+    progress = pb.AdapterProgress(
+        adapter="huggy", digest="sha256:aa", state=types.ADAPTER_STATE_READY
+    )
+    told = assembler.feed(pb.ImageEvent(adapter=progress))
+    assert told == AdapterProgress(adapter="huggy", digest="sha256:aa", state="ready")
 
 
 def picture(messages: list[pb.ImageEvent]) -> Picture:

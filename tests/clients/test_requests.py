@@ -7,7 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diptych.clients.calls import GenerateCall, ImageSource, Latents, RefineCall, Stage
+from diptych.clients.calls import (
+    AdapterChoice,
+    GenerateCall,
+    ImageSource,
+    Latents,
+    RefineCall,
+    Stage,
+)
 from diptych.clients.requests import draft_generate, draft_refine, merged
 from diptych.errors import FieldViolation
 from diptych.v1 import inference_pb2 as pb
@@ -97,6 +104,13 @@ def test_every_setting_of_a_generate_call_arrives() -> None:
         **SHARED,
         **SIZE_MESSAGES,
     )
+
+
+def test_adapters_arrive_with_scale_and_parts() -> None:
+    choice = AdapterChoice(adapter="huggy", scale=0.0, parts={"unet.down": 0.5}, force=True)
+    draft = draft_generate(GenerateCall(base=STAGE, adapters=[choice]))
+    (use,) = draft.message.adapters
+    assert use == types.AdapterUse(adapter="huggy", scale=0.0, parts={"unet.down": 0.5}, force=True)
 
 
 def test_every_setting_of_a_refine_call_arrives() -> None:

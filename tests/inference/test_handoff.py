@@ -17,6 +17,7 @@ from diptych.errors import (
 from diptych.inference.handoff import Handoff
 from diptych.inference.hosted import HostedExpert
 from diptych.inference.trajectory import (
+    AdapterUse,
     Completed,
     Event,
     Expert,
@@ -167,6 +168,25 @@ async def test_peer_gets_the_refiners_settings(peer: FakePeer, base: FakeBase) -
     await painted(peer, base)
     stage = peer.calls[0].refiner
     assert (stage.prompt, stage.guidance_scale, stage.aesthetic_score) == ("detail", 3.0, None)
+
+
+ADAPTERS = tuple(
+    AdapterUse(digest=f"sha256:{name * 64}", name=name, scale=0.5, experts=frozenset(experts))
+    for name, experts in {"a": {Expert.BASE}, "b": {Expert.REFINER}, "c": set(Expert)}.items()
+)
+
+
+async def test_peer_is_told_of_the_refiners_adapters_by_digest(
+    peer: FakePeer, base: FakeBase
+) -> None:
+    await painted(peer, base, dataclasses.replace(REQUEST, adapters=ADAPTERS))
+    told = [(choice.adapter, choice.scale) for choice in peer.calls[0].adapters]
+    assert told == [(f"sha256:{'b' * 64}", 0.5), (f"sha256:{'c' * 64}", 0.5)]
+
+
+async def test_base_part_has_the_bases_adapters(peer: FakePeer, base: FakeBase) -> None:
+    await painted(peer, base, dataclasses.replace(REQUEST, adapters=ADAPTERS))
+    assert [use.name for use in base.requests[0].adapters] == ["a", "c"]
 
 
 async def test_aesthetic_score_is_sent_to_a_refiner_that_takes_one(

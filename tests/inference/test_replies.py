@@ -10,6 +10,8 @@ from diptych.errors import EngineFault
 from diptych.inference.hosted import Hosted
 from diptych.inference.replies import CHUNK_BYTES, capabilities, event_messages
 from diptych.inference.trajectory import (
+    AdapterState,
+    AdapterWaited,
     Completed,
     Expert,
     Failed,
@@ -67,6 +69,14 @@ def test_event_becomes_one_message(
 ) -> None:
     (message,) = event_messages(event, request_, hosted)
     assert message.WhichOneof("event") == kind
+
+
+def test_adapter_is_told_as_the_request_called_it(request_: ImageRequest, hosted: Hosted) -> None:
+    waited = AdapterWaited(name="huggy", digest="sha256:aa", state=AdapterState.FETCHING)
+    (message,) = event_messages(waited, request_, hosted)
+    told = message.adapter
+    assert (told.adapter, told.digest) == ("huggy", "sha256:aa")
+    assert told.state == types_pb2.ADAPTER_STATE_FETCHING
 
 
 def test_failure_is_no_message(request_: ImageRequest, hosted: Hosted) -> None:

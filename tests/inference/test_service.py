@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from diptych.clients.calls import GenerateCall, RefineCall, Stage
+from diptych.clients.calls import AdapterChoice, GenerateCall, RefineCall, Stage
 from diptych.clients.calls import Latents as LatentsSource
 from diptych.clients.events import Completed, Picture, Queued
 from diptych.clients.inference import AsyncInferenceClient, ClientConfig
 from diptych.errors import (
+    AdapterNotFound,
     DeadlinePassed,
     EngineFault,
     ExpertMissing,
@@ -36,16 +37,21 @@ def engine() -> FakeEngine:
 
 
 @pytest.fixture
+def catalog() -> FakeCatalog:
+    return FakeCatalog()
+
+
+@pytest.fixture
 def images_counted() -> list[str]:
     return []
 
 
 @pytest.fixture
 async def service(
-    engine: FakeEngine, hosted: Hosted, images_counted: list[str]
+    engine: FakeEngine, hosted: Hosted, catalog: FakeCatalog, images_counted: list[str]
 ) -> InferenceService:
     service = InferenceService(on_image=images_counted.append)
-    service.open(Hosting(engine=engine, hosted=hosted, catalog=FakeCatalog()))
+    service.open(Hosting(engine=engine, hosted=hosted, catalog=catalog))
     return service
 
 
@@ -102,6 +108,30 @@ async def test_latents_of_generate_are_accepted_by_refine(
     latents = LatentsSource.of(await client.generate_images(cut))
     await client.refine_images(RefineCall(refiner=Stage(prompt="detail"), source=latents, seed=7))
     assert (engine.requests[-1].boundary, engine.requests[-1].skip_draws) == (0.65, 3)
+
+
+async def test_names_of_adapters_become_digests(
+    client: AsyncInferenceClient, catalog: FakeCatalog, engine: FakeEngine
+) -> None:
+    digest = str(catalog.add("huggy", b"huggy").card.digest)
+    choice = AdapterChoice(adapter="huggy", scale=0.5)
+    await client.generate_images(dataclasses.replace(CALL, adapters=[choice]))
+    (use,) = engine.requests[0].adapters
+    assert (use.digest, use.name, use.scale, use.tenant) == (digest, "huggy", 0.5, "default")
+
+
+async def test_unknown_adapter_ends_the_call(client: AsyncInferenceClient) -> None:
+    choice = AdapterChoice(adapter="nobody")
+    with pytest.raises(AdapterNotFound):
+        await client.generate_images(dataclasses.replace(CALL, adapters=[choice]))
+
+
+async def test_adapter_and_other_violations_are_told_at_once(client: AsyncInferenceClient) -> None:
+    call = dataclasses.replace(CALL, width=1, adapters=[AdapterChoice(adapter="?")])
+    with pytest.raises(InvalidRequest) as caught:
+        await client.generate_images(call)
+    fields = {violation.field for violation in caught.value.violations}
+    assert {"width", "adapters[0].adapter"} <= fields
 
 
 async def test_delivered_images_are_counted_by_format(
