@@ -1,12 +1,15 @@
 """From settings to an engine: where experts, executor and decoder are put together."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
 import torch
 
+from diptych.adapters.adapter import Adapter
+from diptych.adapters.merge.merging import Merged
+from diptych.adapters.merge.zipping import ZipSpec
 from diptych.adapters.registry import Registry
 from diptych.diffusion import SOLVERS
 from diptych.diffusion.schedule import SIGMA_SCHEDULES, SPACINGS
@@ -21,10 +24,13 @@ from diptych.inference.engine import Engine, EngineConfig
 from diptych.inference.executor import DeviceExecutor, ExecutorConfig
 from diptych.inference.hosted import Hosted, HostedExpert
 from diptych.inference.limits import Limits
+from diptych.inference.merging import Zips
+from diptych.inference.orders import MergeOrder
 from diptych.inference.ports import Observer
 from diptych.inference.server import Loaded
 from diptych.inference.settings import InferenceSettings, Settings
 from diptych.inference.trajectory import Expert
+from diptych.inference.zip_merge import zip_merge
 from diptych.models.checkpoint import SourceConfig
 from diptych.models.experts import Expert as LoadedExpert
 from diptych.models.experts import Experts, LoadOptions, load_experts
@@ -39,6 +45,9 @@ SAME_LATENTS: Final = frozenset(
     {"sdxl-base", "ssd-1b", "segmind-vega", "sdxl-turbo", "sdxl-lightning", "sdxl-refiner"}
 )
 """Families that share SDXL's autoencoder; any other shares its own with itself only."""
+
+ZIP_STEPS: Final = 100
+"""Steps of a zip that names none."""
 
 DTYPES: Final = {
     "float32": torch.float32,
@@ -85,7 +94,7 @@ def open_engine(experts: Experts, settings: Settings, observer: Observer) -> Loa
             adapter_slice_s=own.adapter_slice_s,
         ),
     )
-    catalog = _catalog(settings, registry, hosted, weights)
+    catalog = _catalog(settings, registry, hosted, weights, zips=_zips(experts))
     named = {"base": own.base, "refiner": own.refiner_source()}
     _log.info("loaded", extra={"device": str(experts.hosted[0].unet.device), **named})
     return Loaded(
@@ -134,6 +143,8 @@ def _catalog(
     registry: Registry,
     hosted: Hosted,
     weights: Mapping[Expert, BaseWeights],
+    *,
+    zips: Zips,
 ) -> AdapterCatalog:
     return AdapterCatalog(
         registry,
@@ -144,7 +155,27 @@ def _catalog(
             incoming_dir=adapters_dir(settings) / "incoming",
             max_bytes=settings.inference.adapter_max_bytes,
         ),
+        zips=zips,
     )
+
+
+def _zips(experts: Experts) -> Zips:
+    """Return what zips adapters on the experts that are served."""
+
+    def zip_adapters(
+        adapters: Sequence[Adapter], order: MergeOrder, progress: Callable[[int, int], None]
+    ) -> Merged:
+        spec = ZipSpec(
+            prompts=order.prompts,
+            weights=order.spec.weights,
+            num_steps=order.num_steps or ZIP_STEPS,
+            seed=order.spec.seed,
+            rank=order.spec.rank,
+            energy=order.spec.energy,
+        )
+        return zip_merge(adapters, spec, experts=experts, progress=progress).merged
+
+    return zip_adapters
 
 
 def _weights(experts: Experts) -> dict[Expert, BaseWeights]:
