@@ -8,12 +8,14 @@ from rich.console import Console
 from rich.table import Table
 
 from diptych.bench.concurrency import Independence
+from diptych.bench.expert_merge import ExpertMergeReport, Spent
 from diptych.bench.memory import Memory
 from diptych.bench.merge import MergeReport, MethodReport, Side
 from diptych.bench.parity import Parity
 from diptych.bench.steps import Curve, Painting, StepsReport
 from diptych.bench.tables import (
     as_json,
+    expert_merge_table,
     independence_table,
     memory_table,
     merge_table,
@@ -42,6 +44,13 @@ STEPS = StepsReport(
     paintings=(Painting(name="one", num_images=1, seconds=2.0),),
 )
 SIDE = Side(seconds=2.0, peak_bytes=2**20, error=0.5, least_error=0.5, sum_error=0.6)
+EXPERTS = ExpertMergeReport(
+    architecture="sdxl",
+    method="ties",
+    num_experts=2,
+    unet_bytes=int(4.78 * 2**30),
+    spent=Spent(seconds=60.0, peak_bytes=3 * 2**30),
+)
 MERGE = MergeReport(
     architecture="sdxl",
     num_layers=560,
@@ -80,6 +89,7 @@ def test_a_program_gets_what_follows_from_the_numbers(
         (throughput_table(THROUGHPUT), ["32 mixed requests", "3.00x", ">= 2.0x"]),
         (memory_table(MEMORY), ["leaked", "+0.00%"]),
         (merge_table(MERGE), ["ties, seconds", "1.0x", "as near", "560 layers"]),
+        (expert_merge_table(EXPERTS), ["ties of 2 sdxl", "3.00", "<= 4", "4.78"]),
         (steps_table(STEPS), ["base step", "25.0%", "2.00 TFLOP/s", "0.500"]),
         (independence_table(INDEPENDENCE), ["2 unlike requests", "2.0e-06"]),
         (

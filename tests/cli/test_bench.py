@@ -50,3 +50,9 @@ def test_merging_is_measured_and_written_as_json(invoke: Invoke, tmp_path: Path)
         "ties",
         "dare_ties",
     ]
+
+
+def test_experts_of_an_unknown_network_cannot_be_merged(invoke: Invoke, tmp_path: Path) -> None:
+    asked = ("--architecture", "sd3", "--folder", tmp_path)
+    result = invoke("bench", "expert-merge", *asked)
+    assert (result.exit_code, "is not one of sdxl" in result.stderr) == (2, True), result.output

@@ -7,6 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from diptych.bench.concurrency import MAX_DIFFERENCE, Independence
+from diptych.bench.expert_merge import MAX_PEAK_BYTES, ExpertMergeReport
 from diptych.bench.memory import MAX_GROWTH, Memory
 from diptych.bench.merge import MIN_SPEEDUP, MergeReport
 from diptych.bench.parity import MAX_LATENT_DIFFERENCE, MIN_EQUAL_PIXELS, Parity
@@ -20,6 +21,7 @@ from diptych.bench.throughput import (
 
 __all__ = [
     "as_json",
+    "expert_merge_table",
     "independence_table",
     "memory_table",
     "merge_table",
@@ -153,6 +155,18 @@ def independence_table(found: Independence) -> Table:
         _judged(f"{found.largest:.1e}", good=found.holds),
         f"<= {MAX_DIFFERENCE:g}",
     )
+    return table
+
+
+def expert_merge_table(found: ExpertMergeReport) -> Table:
+    """Return what a merge of full experts took."""
+    name = f"{found.method} of {found.num_experts} {found.architecture} experts"
+    table = _table(name, "measured", "required")
+    peak = f"{found.spent.peak_bytes / 2**30:.2f}"
+    limit = f"<= {MAX_PEAK_BYTES / 2**30:g}"
+    table.add_row("peak resident memory, GiB", _judged(peak, good=found.holds), limit)
+    table.add_row("one UNet on disk, GiB", f"{found.unet_bytes / 2**30:.2f}", "")
+    table.add_row("seconds", f"{found.spent.seconds:.0f}", "")
     return table
 
 

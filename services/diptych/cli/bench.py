@@ -182,6 +182,36 @@ def bench_merge(
         _fail_unless(found.holds)
 
 
+@app.command("expert-merge")
+def bench_expert_merge(
+    *,
+    folder: Annotated[
+        Path, typer.Option("--folder", help="An empty folder with room for all of it.")
+    ],
+    architecture: Annotated[
+        str, typer.Option("--architecture", help="sdxl or sdxl-refiner.")
+    ] = "sdxl",
+    method: Annotated[str, typer.Option("--method", help="As of `models merge`.")] = "ties",
+    experts: Annotated[int, typer.Option("--experts", min=1, max=8)] = 2,
+    json_path: JsonPath = None,
+) -> None:
+    """Merge random full-size experts; tell seconds and the most memory the process held."""
+    with reporting(as_json=False) as report:
+        need_extra("benchmarking")
+        from dataclasses import asdict
+
+        from diptych.bench.expert_merge import measure_expert_merge
+        from diptych.bench.tables import expert_merge_table
+
+        with report.waiting(f"merging {experts} experts of {architecture}"):
+            found = measure_expert_merge(
+                folder, architecture=architecture, method=method, num_experts=experts
+            )
+        answer = asdict(found) | {"holds": found.holds}
+        _show(report, expert_merge_table(found), answer, json_path)
+        _fail_unless(found.holds)
+
+
 def _measure_serving(report: Report, requests: int, repeats: int, json_path: Path | None) -> None:
     from diptych.bench.direct import Direct
     from diptych.bench.recipes import mixed_recipes, single_recipe
