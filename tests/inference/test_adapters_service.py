@@ -5,6 +5,7 @@ import hashlib
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -125,7 +126,8 @@ async def test_import_without_a_header_is_refused(server: RpcServer) -> None:
 async def test_upload_that_breaks_off_is_discarded(server: RpcServer, catalog: FakeCatalog) -> None:
     header = pb.ImportAdapterHeader(name="huggy", upload=pb.AdapterUpload(size_bytes=10))
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-        call = pb_grpc.AdapterServiceStub(channel).ImportAdapter()
+        stub: Any = pb_grpc.AdapterServiceStub(channel)
+        call = stub.ImportAdapter()
         await call.write(pb.ImportAdapterRequest(header=header))
         await call.write(pb.ImportAdapterRequest(chunk=b"x"))
         assert await asyncio.to_thread(catalog.ordered.wait, 10)
