@@ -2,6 +2,7 @@
 
 import gc
 import random
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -100,6 +101,15 @@ def test_says_when_there_is_no_room(bank: Bank, net: nn.Module) -> None:
         written(bank, net, 10)
     assert (caught.value.needed_lines, caught.value.num_lines) == (10, 39)
     assert bank.num_free == 9
+
+
+def test_a_write_that_fails_half_way_takes_no_line(bank: Bank, net: nn.Module) -> None:
+    packed = bank.pack(branches(net, 4))
+    cut = replace(packed, values=packed.values[:, :-1])
+    with pytest.raises(RuntimeError):
+        bank.write(cut)
+    assert bank.num_free == 39
+    assert total(bank) == 0.0
 
 
 def test_a_batch_without_sets_is_the_plain_path(bank: Bank) -> None:

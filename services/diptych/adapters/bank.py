@@ -137,6 +137,8 @@ class Bank:
         """
         if packed.num_lines > self.num_free:
             raise AdapterSlotsFull(needed_lines=packed.num_lines, num_lines=self.num_lines - 1)
+        # Before any line is taken: here the device may be out of memory.
+        values = self._on_device(packed.values)
         lines = Lines(
             numbers=tuple(heapq.heappop(self._free) for _ in range(packed.num_lines)),
             packed_columns=packed.columns,
@@ -144,15 +146,12 @@ class Bank:
             out_gains=packed.out_gains,
             in_gains=packed.in_gains,
         )
-        numbers = self._tensor(lines.numbers)
-        values = self._on_device(packed.values)
-        start = 0
-        for columns in packed.columns:
-            stop = start + columns.stop - columns.start
-            self._table[:, columns].index_copy_(0, numbers, values[:, start:stop])
-            start = stop
-        self._mark(lines, numbers)
         self._held.add(lines)
+        try:
+            self._copy(lines, values)
+        except BaseException:
+            self.free(lines)
+            raise
         return lines
 
     def free(self, lines: Lines) -> None:
@@ -209,6 +208,16 @@ class Bank:
         return Layer(
             name=name, weight=weight, bias=bias, window=window, columns=columns, factors=factors
         )
+
+    def _copy(self, lines: Lines, values: Tensor) -> None:
+        """Write packed values [n, w], which lie on the device, into a set's lines."""
+        numbers = self._tensor(lines.numbers)
+        start = 0
+        for columns in lines.packed_columns:
+            stop = start + columns.stop - columns.start
+            self._table[:, columns].index_copy_(0, numbers, values[:, start:stop])
+            start = stop
+        self._mark(lines, numbers)
 
     def _mark(self, lines: Lines, numbers: Tensor) -> None:
         """Note which layers the new lines hold factors of."""
