@@ -50,6 +50,13 @@ def test_tells_where_each_token_begins(vocabulary: Vocabulary) -> None:
     assert [ids[1:3], begins] == [[-1, -2], [0, 4, 4, 11]]
 
 
+@pytest.mark.parametrize("letter", ["i", "I", "\u0131", "\u0130"])
+def test_letters_that_pass_for_one_another_name_a_token(
+    vocabulary: Vocabulary, letter: str
+) -> None:
+    assert vocabulary.tokenize(f"<{letter}d>", {"<id>": [-1]})[0] == [-1]
+
+
 def test_refuses_a_tokenizer_without_its_files(tmp_path: Path) -> None:
     with pytest.raises(CheckpointInvalid, match=r"misses vocab\.json, merges\.txt"):
         load_vocabulary(TokenizerFiles(folder=tmp_path), "here", window=77)

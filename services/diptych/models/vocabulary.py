@@ -44,14 +44,15 @@ class Vocabulary:
         """
         if not learned:
             return self._tokenize_plain(text, 0)
-        by_text = {token.casefold(): found for token, found in learned.items()}
         longest_first = sorted(learned, key=len, reverse=True)
-        pattern = re.compile("|".join(map(re.escape, longest_first)), re.IGNORECASE)
+        groups = [f"({re.escape(token)})" for token in longest_first]
+        pattern = re.compile("|".join(groups), re.IGNORECASE)
         ids: list[int] = []
         begins: list[int] = []
         end = 0
         for match in pattern.finditer(text):
-            own = by_text[match.group().casefold()]
+            assert match.lastindex is not None
+            own = learned[longest_first[match.lastindex - 1]]
             before = self._tokenize_plain(text[end : match.start()], end)
             ids += [*before[0], *own]
             begins += [*before[1], *[match.start()] * len(own)]
