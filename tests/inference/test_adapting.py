@@ -11,6 +11,7 @@ from diptych.errors import (
     AdapterNotFound,
     AdapterSlotsFull,
     DiptychError,
+    Draining,
     EngineFault,
     RequestCancelled,
 )
@@ -182,6 +183,38 @@ def test_a_pinned_adapter_stays(rig: Rig) -> None:
     for name in ("b", "c", "d"):
         rig.submit(adapters=(use(name),)).end()
     assert "a" in resident(rig)
+
+
+def test_whoever_hears_of_a_pin_sees_it(rig: Rig) -> None:
+    seen: list[tuple[str, ...]] = []
+    answer = Answer()
+
+    def look(error: DiptychError | None) -> None:
+        seen.append(rig.engine.stats().adapters.pool.pinned)
+        answer(error)
+
+    rig.engine.load_adapter(use("a"), look)
+    assert answer.get() is None
+    assert seen == [("sha256:a",)]
+
+
+def test_stopping_answers_who_waits_for_a_pin(rig: Rig) -> None:
+    rig.loader.hold = True
+    answer = Answer()
+    rig.engine.load_adapter(use("a"), answer)
+    rig.engine.stop()
+    assert isinstance(answer.get(), Draining)
+
+
+def test_a_dead_engine_answers_who_asked_for_a_pin_and_refuses_more() -> None:
+    rig, answer = Rig(), Answer()
+    rig.executor.warm_up_error = RuntimeError("no device")
+    rig.engine.load_adapter(use("a"), answer)
+    rig.engine.start()
+    assert isinstance(answer.get(), EngineFault)
+    with pytest.raises(EngineFault):
+        rig.engine.load_adapter(use("b"), answer)
+    rig.engine.stop()
 
 
 def test_an_unpinned_adapter_goes_when_room_is_needed(rig: Rig) -> None:

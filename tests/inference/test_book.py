@@ -69,3 +69,9 @@ def test_refuses_with_the_fault_that_ended_the_engine(book: Book) -> None:
 def test_is_empty_after_the_last_call(book: Book) -> None:
     calls = [book.enter(request(), lambda event: None, ROUTE)[0] for _ in range(2)]
     assert [book.remove(call) for call in calls] == [False, True]
+
+
+def test_a_closed_book_opens_to_nobody(book: Book) -> None:
+    book.close_door()
+    with pytest.raises(Draining), book.open():
+        pytest.fail("the book is closed")

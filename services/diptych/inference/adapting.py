@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 Uses = tuple[AdapterUse, ...]
 Pinned = Callable[[DiptychError | None], None]
-"""Hears that an adapter is pinned, or why not; called from the engine's thread."""
+"""Hears that an adapter is pinned, or why not, once ``stats`` say so; from the engine's thread."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +60,7 @@ class Adapting:
     _pins: dict[Unit, list[Pinned]] = field(default_factory=dict)
     _prepared: dict[Unit, Prepared] = field(default_factory=dict)
     _running: Counter[str] = field(default_factory=Counter)
+    _ended: DiptychError | None = None
 
     def __post_init__(self) -> None:
         self.refresh()
@@ -120,14 +121,17 @@ class Adapting:
     def release(self, image: Image) -> None:
         """Let go of what ``attach`` held."""
         self.pool.release(units_of(image.call.request))
-        self._running.subtract(use.name for use in image.call.request.adapters)
+        self._running -= Counter(use.name for use in image.call.request.adapters)
 
     def pin(self, use: AdapterUse, done: Pinned) -> None:
         """Bring an adapter to the device and keep it there; ``done`` hears of it."""
         unit = unit_of(use)
+        if self._ended is not None:
+            done(self._ended)
+            return
         if self.pool.tier(unit) is Tier.DEVICE:
             self.pool.pin(unit)
-            done(None)
+            self._answer([done], None)
             return
         self._pins.setdefault(unit, []).append(done)
         self._load(unit, (use,))
@@ -137,6 +141,8 @@ class Adapting:
         """Let a pinned adapter go, with ``evict`` at once; ``done`` hears of it."""
         unit = unit_of(use)
         try:
+            if self._ended is not None:
+                raise self._ended
             if evict:
                 self.pool.check_idle(unit, use.name)
             if not self.pool.unpin(unit):
@@ -146,7 +152,14 @@ class Adapting:
             return
         if evict:
             self._evict(unit)
-        done(None)
+        self._answer([done], None)
+
+    def end(self, error: DiptychError) -> None:
+        """Answer whoever waits for a pin, and whoever asks for one from now on, with ``error``."""
+        self._ended = error
+        while self._pins:
+            _, waiting = self._pins.popitem()
+            self._answer(waiting, error)
 
     def refresh(self) -> None:
         """Take the snapshot that other threads read."""
@@ -184,8 +197,7 @@ class Adapting:
         if isinstance(result, DiptychError):
             self.pool.forget(unit)
             self._tell(calls, uses, AdapterState.FAILED)
-            for done in self._pins.pop(unit, []):
-                done(result)
+            self._answer(self._pins.pop(unit, []), result)
             for call in calls:
                 self.fail(call, result)
             return
@@ -205,6 +217,10 @@ class Adapting:
         except Exception as caught:  # noqa: BLE001  logged, fails one request
             _log.warning("an adapter cannot be pinned: %s", caught)
             error = as_failure(caught)
+        self._answer(waiting, error)
+
+    def _answer(self, waiting: Iterable[Pinned], error: DiptychError | None) -> None:
+        self.refresh()
         for done in waiting:
             done(error)
 

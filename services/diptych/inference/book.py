@@ -2,7 +2,8 @@
 
 import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from diptych.errors import Draining, EngineFault
 from diptych.inference.admission import CostModel, Demand, admit
@@ -41,6 +42,18 @@ class Book:
         with self._lock:
             self._draining = True
             self._fault = self._fault or fault
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """Keep the door as it is for as long as the context lasts.
+
+        Raises:
+            Draining: The server shuts down.
+            EngineFault: The engine's thread has ended by an error.
+        """
+        with self._lock:
+            self._refuse_if_closed()
+            yield
 
     def calls(self) -> list[Call]:
         """Return the open calls, oldest first."""

@@ -13,13 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from diptych.errors import (
-    DeadlinePassed,
-    DiptychError,
-    Draining,
-    EngineFault,
-    RequestCancelled,
-)
+from diptych.errors import DeadlinePassed, DiptychError, Draining, EngineFault, RequestCancelled
 from diptych.inference.adapter_pool import AdapterPool
 from diptych.inference.adapting import AdapterStats, Adapting, Pinned
 from diptych.inference.admission import CostModel
@@ -162,12 +156,14 @@ class Engine:
         )
 
     def load_adapter(self, use: AdapterUse, done: Pinned) -> None:
-        """Bring an adapter to the device and keep it there; ``done`` hears of it."""
-        self._inbox.put(partial(self._adapting.pin, use, done))
+        """Bring an adapter to the device and keep it there; raises what ``Book.open`` does."""
+        with self._book.open():
+            self._inbox.put(partial(self._adapting.pin, use, done))
 
     def unload_adapter(self, use: AdapterUse, *, evict: bool, done: Pinned) -> None:
-        """Let a kept adapter go when room is needed, with ``evict`` at once."""
-        self._inbox.put(partial(self._adapting.unpin, use, evict=evict, done=done))
+        """Let a kept adapter go when room is needed, with ``evict`` at once; raises likewise."""
+        with self._book.open():
+            self._inbox.put(partial(self._adapting.unpin, use, evict=evict, done=done))
 
     def stats(self) -> EngineStats:
         """Return a snapshot; its counts may be one tick apart."""
@@ -211,6 +207,8 @@ class Engine:
             fault = EngineFault(f"engine thread: {error}")
             self._book.close_door(fault)
             self._close_all(fault)
+            while not self._inbox.empty():
+                self._inbox.get()()
         finally:
             self._ready.set()
             self._empty.set()
@@ -379,6 +377,7 @@ class Engine:
             self._empty.set()
 
     def _close_all(self, error: DiptychError) -> None:
+        self._adapting.end(error)
         for call in self._book.calls():
             self._close(call, error)
 
