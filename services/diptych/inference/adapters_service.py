@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
@@ -35,7 +35,9 @@ from diptych.inference.limits import Limits
 from diptych.inference.orders import (
     Catalog,
     ExportedFile,
+    GoOn,
     ImportOrder,
+    Incoming,
     MergeOrder,
     MergeOutcome,
     Shown,
@@ -218,14 +220,19 @@ class AdapterService(adapters_pb2_grpc.AdapterServiceServicer):
         messages: AsyncIterator[pb.ImportAdapterRequest],
     ) -> Shown:
         """Take in an upload; what came is gone again if the caller goes away or errs."""
-        incoming = await self._run(catalog.receive, order)
+        receiving = self._threads.submit(catalog.receive, order)
+        last: Future[Any] = receiving
+        left = threading.Event()
         try:
+            incoming = await asyncio.wrap_future(receiving)
             async for message in messages:
-                await self._run(incoming.write, _chunk(message))
-        except BaseException:
-            self._threads.submit(incoming.discard)
-            raise
-        return await self._work(self._threads, incoming.finish)
+                last = self._threads.submit(incoming.write, _chunk(message))
+                await asyncio.wrap_future(last)
+            last = finishing = self._threads.submit(incoming.finish, _unless_left(left))
+            return await asyncio.wrap_future(finishing)
+        finally:
+            left.set()
+            last.add_done_callback(lambda _: _discard(receiving))
 
     async def _merge(
         self, catalog: Catalog, order: MergeOrder
@@ -281,11 +288,7 @@ class AdapterService(adapters_pb2_grpc.AdapterServiceServicer):
     ) -> Result:
         """Return what long work returns; when the call is given up, the work is told to end."""
         left = threading.Event()
-        request_id = current_caller().request_id
-
-        def go_on() -> None:
-            if left.is_set():
-                raise RequestCancelled(request_id)
+        go_on = _unless_left(left)
 
         def work() -> Result:
             go_on()
@@ -337,6 +340,23 @@ async def _told(start: Callable[[Pinned], None]) -> None:
 
     start(done)
     await told
+
+
+def _unless_left(left: threading.Event) -> GoOn:
+    """Return what raises once ``left`` is set: the caller of this call has gone."""
+    request_id = current_caller().request_id
+
+    def go_on() -> None:
+        if left.is_set():
+            raise RequestCancelled(request_id)
+
+    return go_on
+
+
+def _discard(receiving: "Future[Incoming]") -> None:
+    """Leave nothing of an upload, whose last step has ended; one that is finished is kept."""
+    if not receiving.cancelled() and receiving.exception() is None:
+        receiving.result().discard()
 
 
 def _tenant() -> str:
