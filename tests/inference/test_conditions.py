@@ -72,13 +72,13 @@ def test_a_prompt_that_is_too_long_fails_its_request_only(
 
 
 def test_every_prompt_that_is_too_long_is_named(experts: dict[Expert, LoadedExpert]) -> None:
-    stages = {
-        expert: StageSettings(
+    base, refiner = (
+        StageSettings(
             prompt=f"{expert} {LONG}", negative_prompt=f"no {expert} {LONG}", guidance_scale=3.0
         )
         for expert in ("base", "refiner")
-    }
-    (error,) = encode_requests([request(**stages)], experts)
+    )
+    (error,) = encode_requests([request(base=base, refiner=refiner)], experts)
     assert isinstance(error, PromptTooLong)
     assert [violation.field for violation in error.violations] == [
         "base.prompt",

@@ -36,6 +36,9 @@ class Desk:
         )
         self.image = self.make_image()
 
+    def on_adapter_load(self, *, seconds: float, tier: str, reason: str | None) -> None:
+        pass
+
     def make_image(self) -> Image:
         route = Route(
             experts=(Expert.BASE,),

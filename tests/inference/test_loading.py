@@ -84,11 +84,6 @@ def test_model_that_is_not_there_is_named(load: LoadWith, tmp_path: Path) -> Non
         load(base=str(tmp_path / "absent"))
 
 
-def test_server_without_experts_is_refused(load: LoadWith) -> None:
-    with pytest.raises(SettingInvalid, match="neither base nor refiner"):
-        load(base=None, refiner=None)
-
-
 @pytest.mark.parametrize("name", ["gpu", "cuda:99", "cpu:1", "mps", ""])
 def test_device_that_is_not_there_is_refused(name: str) -> None:
     with pytest.raises(SettingInvalid, match="no device"):

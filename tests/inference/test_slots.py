@@ -20,7 +20,7 @@ def slot(seed: int, *, needs_noise: bool = False) -> Slot:
         start=(0.0, 1.0),
     )
     batch = torch.full((1, 4, 4, 2, 2), float(seed))
-    return Slot(route=route, conditions={}, noise=RowNoise(seed), batch=batch)
+    return Slot(route=route, conditions={}, adapters={}, noise=RowNoise(seed), batch=batch)
 
 
 def test_rows_that_stay_together_are_not_copied() -> None:

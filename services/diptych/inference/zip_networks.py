@@ -154,7 +154,8 @@ def _adding(
 
 def _layer(encoder: nn.Module, module: str) -> nn.Module:
     names = dict(encoder.named_modules())
-    return names[module] if module in names else names[module.removeprefix(_PREFIX)]
+    found: nn.Module = names[module] if module in names else names[module.removeprefix(_PREFIX)]
+    return found
 
 
 def _own_modules(unet: Unet) -> UNet2DConditionModel:

@@ -154,5 +154,5 @@ def _stays_linear(spec: MergeSpec, num_experts: int) -> bool:
 
 
 def _inner(first: Tensor, second: Tensor) -> float:
-    pieces = zip(first.split(_PIECE), second.split(_PIECE), strict=True)
+    pieces = zip(torch.split(first, _PIECE), torch.split(second, _PIECE), strict=True)
     return math.fsum(float((a * b).sum()) for a, b in pieces)
