@@ -1,31 +1,20 @@
 """``diptych bench``: measure against what one would use instead, in one run."""
 
-import json
-from collections.abc import Iterable
 from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from diptych.cli.embedded import need_extra
-from diptych.cli.files import write_whole
-from diptych.cli.report import EXIT_FAILED, Report, reporting
+from diptych.cli.measuring import Bar, JsonPath, counted, fail_unless, show
+from diptych.cli.report import Report, reporting
 from diptych.errors import ExtraMissing, FieldViolation, InvalidRequest
 
 __all__ = ["app"]
 
-T = TypeVar("T")
-
 app = typer.Typer(no_args_is_help=True, help="Measure against diffusers, in one run.")
-
-_Item = TypeVar("_Item")
-
-JsonPath = Annotated[
-    Path | None, typer.Option("--json", help="Write the numbers to this JSON file too.")
-]
 
 
 @app.command("inference")
@@ -66,7 +55,7 @@ def bench_inference(
         experts = load_architecture(architecture, random_weights=random_weights, device=chosen)
         with report.waiting(f"measuring {architecture} on {chosen}"):
             found = measure_steps(experts, config)
-        _show(report, steps_table(found), as_json(found), json_path)
+        show(report, steps_table(found), as_json(found), json_path)
 
 
 @app.command("parity")
@@ -98,15 +87,15 @@ def bench_parity(
         with serving() as server:
             found = [
                 compare(server.client, reference, name, recipe)
-                for name, recipe in _counted(report, recipes, "painting with both")
+                for name, recipe in counted(report, recipes, "painting with both")
             ]
             recipe = replace(SEED_RECIPE, num_steps=steps)
             found.append(compare_refined(server.client, reference, recipe, strength=0.35))
         experts = load_architecture("nano", random_weights=False, device="cpu")
         found += compare_schedules(experts, reference, num_steps=steps)
         answer = {"recipes": [asdict(one) | {"holds": one.holds} for one in found]}
-        _show(report, parity_table(found), answer, json_path)
-        _fail_unless(all(one.holds for one in found))
+        show(report, parity_table(found), answer, json_path)
+        fail_unless(all(one.holds for one in found))
 
 
 @app.command("concurrency")
@@ -125,8 +114,8 @@ def bench_concurrency(
 
         with serving() as server, report.waiting(f"painting {requests} at once, then alone"):
             found = compare_alone(server.client, mixed_recipes(requests))
-        _show(report, independence_table(found), as_json(found), json_path)
-        _fail_unless(found.holds)
+        show(report, independence_table(found), as_json(found), json_path)
+        fail_unless(found.holds)
 
 
 @app.command("memory")
@@ -143,12 +132,12 @@ def bench_memory(
         from diptych.bench.serving import serving
         from diptych.bench.tables import as_json, memory_table
 
-        with serving() as server, closing(_Bar(report, "requests")) as bar:
+        with serving() as server, closing(Bar(report, "requests")) as bar:
             found = measure_memory(
                 server, num_requests=requests, num_cancelled=cancelled, progress=bar.advance
             )
-        _show(report, memory_table(found), as_json(found), json_path)
-        _fail_unless(found.holds)
+        show(report, memory_table(found), as_json(found), json_path)
+        fail_unless(found.holds)
 
 
 @app.command("merge")
@@ -176,10 +165,10 @@ def bench_merge(
 
         config = MergeConfig(num_adapters=adapters, rank=rank, density=density, repeats=repeats)
         shapes = attention_shapes(architecture)
-        with closing(_Bar(report, "layer shapes")) as bar:
+        with closing(Bar(report, "layer shapes")) as bar:
             found = measure_merging(shapes, config, architecture=architecture, progress=bar.advance)
-        _show(report, merge_table(found), as_json(found), json_path)
-        _fail_unless(found.holds)
+        show(report, merge_table(found), as_json(found), json_path)
+        fail_unless(found.holds)
 
 
 @app.command("expert-merge")
@@ -208,8 +197,8 @@ def bench_expert_merge(
                 folder, architecture=architecture, method=method, num_experts=experts
             )
         answer = asdict(found) | {"holds": found.holds}
-        _show(report, expert_merge_table(found), answer, json_path)
-        _fail_unless(found.holds)
+        show(report, expert_merge_table(found), answer, json_path)
+        fail_unless(found.holds)
 
 
 def _measure_serving(report: Report, requests: int, repeats: int, json_path: Path | None) -> None:
@@ -233,8 +222,8 @@ def _measure_serving(report: Report, requests: int, repeats: int, json_path: Pat
             single=single_recipe(),
             repeats=repeats,
         )
-    _show(report, throughput_table(found), as_json(found), json_path)
-    _fail_unless(found.holds)
+    show(report, throughput_table(found), as_json(found), json_path)
+    fail_unless(found.holds)
 
 
 def _batch_sizes(text: str) -> tuple[int, ...]:
@@ -248,36 +237,3 @@ def _batch_sizes(text: str) -> tuple[int, ...]:
         problem = f"expected positive whole numbers between commas, not {text!r}"
         raise InvalidRequest([FieldViolation(field="--batches", description=problem)])
     return tuple(int(part) for part in parts)
-
-
-class _Bar:
-    """A progress bar without a known end; ``advance`` may be called from any thread."""
-
-    def __init__(self, report: Report, label: str) -> None:
-        self._progress = report.progress()
-        self._progress.start()
-        self._task = self._progress.add_task(label, total=None)
-
-    def advance(self) -> None:
-        """Count one more."""
-        self._progress.advance(self._task)
-
-    def close(self) -> None:
-        """Remove the bar."""
-        self._progress.stop()
-
-
-def _counted(report: Report, items: list[T], label: str) -> Iterable[T]:
-    with report.progress() as progress:
-        yield from progress.track(items, description=label)
-
-
-def _show(report: Report, table: Table, answer: dict[str, Any], json_path: Path | None) -> None:
-    report.out.print(table)
-    if json_path is not None:
-        write_whole(json_path, (json.dumps(answer, indent=2) + "\n").encode())
-
-
-def _fail_unless(holds: bool) -> None:
-    if not holds:
-        raise typer.Exit(EXIT_FAILED)
