@@ -90,6 +90,12 @@ def test_yields_after_its_slice() -> None:
     assert [pool.must_yield([A], now) for now in (1.9, 2.0)] == [False, True]
 
 
+def test_what_has_no_lines_yet_takes_none_from_those_who_wait() -> None:
+    pool = pool_with(A)
+    load(pool, B)
+    assert pool.must_yield([B], 0.0)
+
+
 def test_a_pinned_one_need_not_yield() -> None:
     pool = pool_with(A)
     pool.pin(A)

@@ -148,11 +148,15 @@ class AdapterPool:
             assert self._entries[unit].num_users >= 0
 
     def must_yield(self, units: Iterable[Unit], now: float) -> bool:
-        """Return whether one of ``units`` has had its slice, while others wait for its lines."""
+        """Return whether ``units`` must leave lines to others who wait for some.
+
+        One that has had its slice must, and one that has no lines yet.
+        """
         entries = [self._entries[unit] for unit in units]
         return any(
-            not entry.pinned and entry.num_lines and now - entry.resident_since >= self._slice_s
+            entry.tier is not Tier.DEVICE or now - entry.resident_since >= self._slice_s
             for entry in entries
+            if entry.num_lines and not entry.pinned
         )
 
     def pin(self, unit: Unit) -> None:

@@ -84,10 +84,10 @@ class Adapting:
                 self._drop_unwanted(unit)
 
     def choose(self, heads: Iterable[Image]) -> Image | None:
-        """Return the first image that can start; one with room comes before one without.
+        """Return the first image that can start; what cannot yet is passed over.
 
         Once an image could not start for want of room, adapters that have had their slice get no
-        more images, so that their lines become free.
+        more images and no others are brought in, so that lines become free.
         """
         blocked, now = False, self.clock()
         for image in heads:
