@@ -79,6 +79,17 @@ def test_unlike_source_is_named(registry: Registry) -> None:
         merge_stored(registry, order_of("a", "c"), weights={}, progress=lambda *_: None)
 
 
+def test_weights_that_overflow_are_refused(registry: Registry) -> None:
+    spec = MergeSpec(method="linear", weights=(1e300, 1.0))
+    with pytest.raises(InvalidRequest, match=r"sources: .* NaN or infinite"):
+        merge_stored(
+            registry,
+            dataclasses.replace(order_of("a", "b"), spec=spec),
+            weights={},
+            progress=lambda *_: None,
+        )
+
+
 def test_unlike_sources_by_force_were_made_for_nothing(registry: Registry) -> None:
     order = order_of("a", "c", force=True)
     merged = merge_stored(registry, order, weights={}, progress=lambda *_: None)

@@ -12,7 +12,8 @@ from diptych.adapters.adapter import Adapter, Stage, Target
 from diptych.adapters.bundle import from_bytes
 from diptych.adapters.merge.merging import Merged, merge
 from diptych.adapters.registry import Registry
-from diptych.errors import AdapterMismatch, FieldViolation, InvalidRequest
+from diptych.adapters.soundness import check_finite
+from diptych.errors import AdapterInvalid, AdapterMismatch, FieldViolation, InvalidRequest
 from diptych.inference.base_weights import BaseWeights, weight_of
 from diptych.inference.orders import ZIP, MergeOrder
 from diptych.inference.trajectory import Expert
@@ -41,8 +42,25 @@ def merge_stored(
     Raises:
         AdapterNotFound: One of them is not there.
         AdapterMismatch: They were made for unlike models.
-        InvalidRequest: They cannot be merged like that.
+        InvalidRequest: They cannot be merged like that, or the result is beyond all bounds.
     """
+    merged = _merged(registry, order, weights=weights, progress=progress, zips=zips)
+    try:
+        check_finite(merged.adapter, order.name)
+    except AdapterInvalid as invalid:
+        problem = f"with these values and weights there is no merging: {invalid}"
+        raise InvalidRequest([FieldViolation(field="sources", description=problem)]) from invalid
+    return merged
+
+
+def _merged(
+    registry: Registry,
+    order: MergeOrder,
+    *,
+    weights: Mapping[Expert, BaseWeights],
+    progress: Callable[[int, int], None],
+    zips: Zips | None,
+) -> Merged:
     with ExitStack() as stack:
         adapters: list[Adapter] = []
         for reference in order.sources:
