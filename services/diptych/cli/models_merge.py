@@ -35,6 +35,31 @@ MERGE_FLAGS: Final[Mapping[str, str]] = {
 _WORST: Final = 5
 
 
+Method = Annotated[
+    str,
+    typer.Option(
+        "--method",
+        help="linear, ties, dare_linear, dare_ties, magnitude_prune, della, della_linear, slerp.",
+    ),
+]
+Density = Annotated[
+    float | None, typer.Option("--density", help="Share of values kept, in (0, 1].")
+]
+Election = Annotated[
+    str | None, typer.Option("--election", help="How signs are elected: total or frequency.")
+]
+WeightedVote = Annotated[
+    bool | None,
+    typer.Option("--weighted-vote/--equal-vote", help="Whether weights count in elections."),
+]
+Epsilon = Annotated[
+    float | None, typer.Option("--epsilon", help="DELLA: how far chances lie apart.")
+]
+Position = Annotated[
+    float | None, typer.Option("--position", help="SLERP: 0 is the first, 1 the second.")
+]
+
+
 def merge_models(
     experts: Annotated[
         list[str],
@@ -43,37 +68,19 @@ def merge_models(
     *,
     base: Annotated[str, typer.Option("--base", help="What all experts were trained from.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder to make.")],
-    method: Annotated[
-        str,
-        typer.Option(
-            "--method",
-            help="linear, ties, dare_linear, dare_ties, magnitude_prune, della, della_linear, "
-            "slerp.",
-        ),
-    ] = "ties",
+    method: Method = "ties",
     weight: Annotated[
         float, typer.Option("--weight", help="Of experts that name none themselves.")
     ] = 1.0,
-    density: Annotated[
-        float | None, typer.Option("--density", help="Share of values kept, in (0, 1].")
-    ] = None,
+    density: Density = None,
     scale: Annotated[
         float, typer.Option("--scale", help="The merged change is multiplied by this.")
     ] = 1.0,
     seed: Annotated[int, typer.Option("--seed", help="Of what is dropped at random.")] = 0,
-    election: Annotated[
-        str | None, typer.Option("--election", help="How signs are elected: total or frequency.")
-    ] = None,
-    weighted_vote: Annotated[
-        bool | None,
-        typer.Option("--weighted-vote/--equal-vote", help="Whether weights count in elections."),
-    ] = None,
-    epsilon: Annotated[
-        float | None, typer.Option("--epsilon", help="DELLA: how far chances lie apart.")
-    ] = None,
-    position: Annotated[
-        float | None, typer.Option("--position", help="SLERP: 0 is the first, 1 the second.")
-    ] = None,
+    election: Election = None,
+    weighted_vote: WeightedVote = None,
+    epsilon: Epsilon = None,
+    position: Position = None,
     as_json: AsJson = False,
 ) -> None:
     """Merge the UNets of fully fine-tuned checkpoints, tensor by tensor, into a new checkpoint."""
