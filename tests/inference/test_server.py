@@ -5,7 +5,7 @@ import sys
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import grpc
@@ -216,6 +216,7 @@ def test_server_that_is_stopped_while_it_loads_starts_no_engine(
         starting = threads.submit(server.start, timeout_s=30.0)
         assert loads.wait(30.0)
         stopping = threads.submit(server.stop)
+        wait([stopping], timeout=1.0)  # it is asked, and cannot end before what loads
         loaded.set()
         stopping.result(timeout=20.0)
         with pytest.raises(Unavailable):
