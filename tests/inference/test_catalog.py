@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from typing_extensions import override
 
 from diptych.adapters.adapter import (
     Adapter,
@@ -35,6 +36,8 @@ from diptych.inference.orders import (
     Upload,
 )
 from diptych.inference.trajectory import Expert
+from diptych.storage.local_refs import LocalRefs
+from diptych.storage.refs import Ref
 from support.made_adapters import noise
 from support.stored import a_catalog, an_adapter, never, taken
 
@@ -94,6 +97,23 @@ def test_name_moves_if_asked_to(catalog: AdapterCatalog) -> None:
     taken(catalog, an_adapter())
     moved = taken(catalog, an_adapter(seed=5), replace=True)
     assert catalog.get("huggy", tenant="default") == moved
+
+
+class Overtaken(LocalRefs):
+    """Names that somebody removes as soon as they are given."""
+
+    @override
+    def write(self, key: str, value: bytes, *, expected: str | None) -> Ref | None:
+        written = super().write(key, value, expected=expected)
+        if written is not None and "/names/" in key:
+            self.delete(key, expected=written.version)
+        return written
+
+
+def test_import_tells_what_it_stored_though_its_name_is_gone(folder: Path, hosted: Hosted) -> None:
+    catalog = a_catalog(folder, hosted, refs=Overtaken(folder / "names"))
+    shown = taken(catalog, an_adapter())
+    assert (shown.name, shown.card.digest) == ("huggy", Digest.of_bytes(to_bytes(an_adapter())))
 
 
 @pytest.mark.parametrize(

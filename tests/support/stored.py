@@ -31,6 +31,7 @@ from diptych.inference.orders import (
 from diptych.inference.trajectory import Expert
 from diptych.storage.local import LocalBlobs
 from diptych.storage.local_refs import LocalRefs
+from diptych.storage.refs import RefStore
 from diptych.storage.tiers import DirectFiles
 from support.made_adapters import noise
 
@@ -62,9 +63,10 @@ def an_adapter(
     )
 
 
-def a_catalog(folder: Path, hosted: Hosted) -> AdapterCatalog:
-    """Return an empty catalogue that keeps everything below ``folder``."""
-    stores = AdapterStores(blobs=LocalBlobs(folder / "blobs"), refs=LocalRefs(folder / "names"))
+def a_catalog(folder: Path, hosted: Hosted, *, refs: RefStore | None = None) -> AdapterCatalog:
+    """Return an empty catalogue that keeps everything below ``folder``, save ``refs``."""
+    refs = refs or LocalRefs(folder / "names")
+    stores = AdapterStores(blobs=LocalBlobs(folder / "blobs"), refs=refs)
     weights = {
         expert: weights_of(expert, Block(width), {"text_encoder_2": Block(width)})
         for expert, width in ((Expert.BASE, 8), (Expert.REFINER, 6))

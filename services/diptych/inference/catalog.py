@@ -6,7 +6,7 @@ files until they were read whole and found to fit; the name is given last.
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -251,7 +251,16 @@ class AdapterCatalog:
                 expected=expected,
                 replace=order.replace,
             )
-        return self.get(f"{order.name}:{order.tag}", tenant=order.tenant)
+        return self._published(order, card.digest)
+
+    def _published(self, order: ImportOrder | MergeOrder, digest: Digest) -> Shown:
+        """Return what was just named, even if others have moved or removed the name since."""
+        with suppress(AdapterNotFound):
+            shown = self.get(f"{order.name}:{order.tag}", tenant=order.tenant)
+            if shown.card.digest == digest:
+                return shown
+        shown = self._shown(self._registry.card(digest, tenant=order.tenant), tenant=order.tenant)
+        return replace(shown, name=order.name, tag=order.tag)
 
     def _check_fits(self, adapter: Adapter, card: AdapterCard, *, name: str, force: bool) -> None:
         """Return if the adapter fits one of the experts it acts on.
