@@ -1,6 +1,7 @@
 """The loader brings an adapter from the store to host memory once, and says how it went."""
 
 import queue
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -42,6 +43,7 @@ class Rig:
     host_bytes: int = 100
     bound: list[str] = field(default_factory=list)
     observer: FakeObserver = field(default_factory=FakeObserver)
+    slow: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
         self.loader = StoreLoader(
@@ -68,6 +70,8 @@ class Rig:
 
     def _bind(self, uses: tuple[AdapterUse, ...], adapters: object) -> Prepared:
         self.bound.append(uses[0].name)
+        if uses[0].name.startswith("slow"):
+            self.slow.wait(10)
         if uses[0].name == "unbindable":
             raise RuntimeError("no such layer")
         return Prepared(num_lines=2, size_bytes=60, value=adapters)
@@ -80,6 +84,7 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
     files = open_files(blobs, cache_dir=tmp_path / "cache", limit_bytes=10**6)
     made = Rig(Registry(stores, files))
     yield made
+    made.slow.set()
     made.loader.stop()
 
 
@@ -98,6 +103,16 @@ def test_keeps_what_it_bound_in_host_memory(rig: Rig) -> None:
     assert rig.bound == ["a"]
     assert rig.observer.loads == [("disk", None), ("host", None)]
     assert rig.loader.stats().size_bytes == 60
+
+
+def test_what_it_kept_waits_for_no_other_load(rig: Rig) -> None:
+    use = rig.publish("a", seed=1)
+    rig.load(use)
+    for number in range(8):
+        slow = rig.publish(f"slow-{number}", seed=2 + number)
+        rig.loader.prepare(unit_of(slow), (slow,), fetching=lambda: None, done=lambda _result: None)
+    assert isinstance(rig.load(use), Prepared)
+    assert not rig.slow.is_set()
 
 
 def test_drops_the_least_recently_used_beyond_its_bytes(rig: Rig) -> None:

@@ -71,8 +71,14 @@ class StoreLoader:
         fetching: Callable[[], None],
         done: Callable[[Prepared | DiptychError], None],
     ) -> None:
-        """Queue the adapters of one unit."""
-        self._pool.submit(partial(self._load, unit, uses, fetching, done))
+        """Queue the adapters of one unit; what is in host memory waits for no fetch of others."""
+        kept = self._recall(unit)
+        if kept is None:
+            self._pool.submit(partial(self._load, unit, uses, fetching, done))
+            return
+        fetching()
+        self._observer.on_adapter_load(seconds=0.0, tier="host", reason=None)
+        done(kept)
 
     def stats(self) -> HostStats:
         """Return a snapshot."""
@@ -91,15 +97,12 @@ class StoreLoader:
         done: Callable[[Prepared | DiptychError], None],
     ) -> None:
         fetching()
-        began, reason, tier = self._clock(), None, "host"
+        began, reason, tier = self._clock(), None, "store"
         result: Prepared | DiptychError
         try:
-            found = self._recall(unit)
-            if found is None:
-                tier = self._tier(uses)
-                found = self._bind(uses, [self._read(use) for use in uses])
-                self._keep(unit, found)
-            result = found
+            tier = self._tier(uses)
+            result = self._bind(uses, [self._read(use) for use in uses])
+            self._keep(unit, result)
         except Exception as error:  # noqa: BLE001  logged, fails one request
             _log.warning("adapter %s cannot be loaded: %s", uses[0].name, error)
             result = as_failure(error)

@@ -148,7 +148,7 @@ class Executor(Protocol):
 
 
 class AdapterLoader(Protocol):
-    """Brings adapters to host memory; calls back from its own threads."""
+    """Brings adapters to host memory; calls back from its own threads, or before it returns."""
 
     def prepare(
         self,
