@@ -112,6 +112,12 @@ def test_lists_what_the_filter_takes(
     assert all_names(registry, page_size, where) == expected
 
 
+@pytest.mark.parametrize("prefix", ["../", "a/../b", "/", "a b/"])
+def test_prefix_that_begins_no_name_is_refused(registry: Registry, prefix: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"name_prefix: .* begins no name"):
+        list_page(registry, Filter(name_prefix=prefix))
+
+
 def test_lists_one_tenant(registry: Registry) -> None:
     published(registry, "a", b"1", tenant="one")
     assert names(list_page(registry, tenant="two")) == []

@@ -17,6 +17,7 @@ from diptych.adapters.naming import DEFAULT_TENANT, Stage
 from diptych.adapters.registry import AdapterEntry, Registry
 from diptych.digest import Digest
 from diptych.errors import AdapterNotFound, FieldViolation, InvalidRequest
+from diptych.storage.blobs import folder_of
 from diptych.storage.refs import RefStamp
 
 __all__ = ["DEFAULT_PAGE_SIZE", "MAX_PAGE_SIZE", "Filter", "Page", "list_page"]
@@ -65,9 +66,14 @@ def list_page(
     """Return up to ``page_size`` of a tenant's names with what they point at, in their order.
 
     Raises:
-        InvalidRequest: ``page_size`` is negative, or ``page_token`` is none of this listing's.
+        InvalidRequest: ``page_size`` is negative, ``page_token`` is none of this listing's, or no
+            name can begin as asked.
     """
     where = where or Filter()
+    try:
+        folder_of(registry.stores.names(tenant, where.name_prefix))
+    except InvalidRequest as invalid:
+        raise _invalid("name_prefix", f"{where.name_prefix[:80]!r} begins no name") from invalid
     if page_size < 0:
         raise _invalid("page_size", f"{page_size} is negative")
     limit = min(page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
