@@ -125,7 +125,7 @@ def test_weights_with_nan_leave_nothing(trio: tuple[Path, list[Path]]) -> None:
 
 def test_the_report_has_every_tensor(trio: tuple[Path, list[Path]]) -> None:
     result = merged(*trio)
-    said = json.loads((result.folder / "diptych_merge.json").read_text())
+    said = json.loads((result.folder / "merge_report.json").read_text())
     assert said["tensors"].keys() == stored(trio[0]).keys()
     assert said["error"] == result.error > 0
     assert said["weights"] == [1.0, 0.5]

@@ -22,7 +22,7 @@ from diptych.storage.whole_folder import whole_folder
 
 __all__ = ["ExpertMerge", "merge_experts"]
 
-_REPORT = "diptych_merge.json"
+_REPORT = "merge_report.json"
 _SCHEDULE = (
     "prediction_type",
     "num_train_timesteps",
