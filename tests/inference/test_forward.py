@@ -1,10 +1,13 @@
 """Batches padded to the sizes and ranks that were compiled at start."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
+from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
+from typing_extensions import override
 
 from diptych.adapters.injection import inject
 from diptych.adapters.row_lines import Lines
@@ -32,6 +35,21 @@ class FakeUnet:
         self.seen.append(len(x))
         mapped: Tensor = self.layer(x.mT).mT
         return mapped + timestep.view(-1, 1, 1, 1)
+
+
+class AttendingUnet(FakeUnet):
+    """Attends to text by one adapted attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = Attention(query_dim=4, cross_attention_dim=3, heads=1, dim_head=4)
+        self.module.attention = self.attention.requires_grad_(requires_grad=False)
+
+    @override
+    def predict(self, x: Tensor, timestep: Tensor, **conditions: Tensor) -> Tensor:
+        tokens = x.flatten(2).mT
+        attended: Tensor = self.attention(tokens, encoder_hidden_states=conditions["hidden"])
+        return attended.mT.view_as(x)
 
 
 class FakeCompiler:
@@ -165,3 +183,17 @@ def test_lines_that_change_hands_are_seen() -> None:
     rig.bank.free(first)
     second = rig.write(4, seed=2)
     assert not torch.equal(rig.run(second), before)
+
+
+def test_the_same_text_is_projected_again_for_other_adapters() -> None:
+    unet = AttendingUnet()
+    bank = inject(unet.module, num_lines=16)
+    forward = Forward(unet, bank, compiler=None, sizes=(1,))  # type: ignore[arg-type]
+    weight = bank.weight_of("attention.to_v")
+    assert weight is not None
+    lines = bank.write(bank.pack({"attention.to_v": branch(weight, 2)}))
+    x, told = torch.ones(1, 4, 2, 2), replace(conditions(1), hidden=torch.ones(1, 7, 3))
+    before = forward(x, torch.zeros(1), told, [()])
+    after = forward(x, torch.zeros(1), told, [((lines, 1.0),)])
+    assert not torch.equal(before, after)
+    assert torch.equal(before, forward(x, torch.zeros(1), told, [()]))

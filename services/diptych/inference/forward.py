@@ -18,7 +18,7 @@ from diptych.adapters.bank import Bank
 from diptych.adapters.row_lines import RowLines, RowUses
 from diptych.inference.conditions import Conditions
 from diptych.kernels.low_rank import RowTensors
-from diptych.models.text_memory import remember_text
+from diptych.models.text_memory import forget_text, remember_text
 from diptych.models.unet import Unet
 
 __all__ = ["Compiler", "Forward", "batch_sizes", "cuda_graphs"]
@@ -71,6 +71,7 @@ class Forward:
         self._compiled = None if compiler is None else compiler(self._predict)
         self._sizes, self._ranks = tuple(sorted(sizes)), tuple(sorted(ranks))
         self._warm: set[tuple[object, ...]] = set()
+        self._told: tuple[Tensor | None, tuple[RowUses, ...]] = (None, ())
         if unet.device.type == "cpu":
             remember_text(unet.module)
 
@@ -85,6 +86,7 @@ class Forward:
             conditions: Of R rows.
             adapters: The lines each of the R rows uses.
         """
+        self._forget_other(conditions.hidden, tuple(adapters))
         num_rows = len(x)
         size = next((size for size in self._sizes if size >= num_rows), num_rows)
         padded = self._select((*adapters, *[adapters[-1]] * (size - num_rows)))
@@ -121,6 +123,12 @@ class Forward:
     def forget_adapters(self) -> None:
         """Drop what was gathered, as lines are about to change hands."""
         self._selected.clear()
+
+    def _forget_other(self, text: Tensor, adapters: tuple[RowUses, ...]) -> None:
+        """Drop the keys and values that the same text had with other adapters."""
+        told, self._told = self._told, (text, adapters)
+        if told[0] is text and told[1] != adapters:
+            forget_text(self._unet.module)
 
     def _select(self, adapters: tuple[RowUses, ...]) -> RowLines | None:
         """Return the lines of a batch; remembered while the same rows come again."""

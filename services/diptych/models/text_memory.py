@@ -16,7 +16,8 @@ class _RememberingProcessor:
     """Attention as ``AttnProcessor2_0`` computes it, for text that is known by identity.
 
     The tensor of hidden states must not be changed in place. ``to_k`` and ``to_v`` are called as
-    modules, so whatever wraps them takes part; ``forget_text`` after changing them.
+    modules, so whatever wraps them takes part; ``forget_text`` when that makes something else of
+    the same text.
     """
 
     def __init__(self) -> None:
