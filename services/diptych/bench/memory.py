@@ -14,7 +14,16 @@ from diptych.clients.inference import InferenceClient
 from diptych.errors import FieldViolation, QueueFull, SettingInvalid
 from diptych.inference.allocator import REST_S
 
-__all__ = ["MAX_GROWTH", "NUM_SETTLING", "Memory", "measure_memory", "resident_bytes"]
+__all__ = [
+    "AT_REST_S",
+    "MAX_GROWTH",
+    "NUM_SETTLING",
+    "Memory",
+    "await_idle",
+    "measure_memory",
+    "resident_at_rest",
+    "resident_bytes",
+]
 
 MAX_GROWTH = 0.02
 NUM_SETTLING: Final = 32
@@ -23,7 +32,7 @@ _SETTLING_SHARE: Final = 0.2
 """The same, as a share of the requests after it."""
 _AT_ONCE: Final = 16
 _PATIENCE_S: Final = 10.0
-_AT_REST_S: Final = REST_S + 5.0
+AT_REST_S: Final = REST_S + 5.0
 """By then the server has given its free pages back."""
 _LOOK_S: Final = 0.05
 _STATUS: Final = Path("/proc/self/status")
@@ -57,7 +66,7 @@ def measure_memory(
     *,
     num_requests: int,
     num_cancelled: int,
-    rest_s: float = _AT_REST_S,
+    rest_s: float = AT_REST_S,
     progress: Callable[[], None] = lambda: None,
 ) -> Memory:
     """Paint many pictures, give many more requests up, and look at memory and slots.
@@ -83,12 +92,12 @@ def measure_memory(
 
     with ThreadPoolExecutor(_AT_ONCE, "caller") as pool:
         list(pool.map(paint, range(num_settling)))
-        before = _resident_at_rest(server, rest_s)
+        before = resident_at_rest(server, rest_s)
         list(pool.map(paint, range(num_requests)))
-        after = _resident_at_rest(server, rest_s)
+        after = resident_at_rest(server, rest_s)
         list(pool.map(give_up, range(num_cancelled)))
     paint(0)
-    _await_idle(server)
+    await_idle(server)
     return Memory(
         num_requests=num_requests,
         num_cancelled=num_cancelled,
@@ -113,8 +122,9 @@ def resident_bytes() -> int:
     return int(line.split()[1]) * 1024
 
 
-def _resident_at_rest(server: Serving, rest_s: float) -> int:
-    _await_idle(server)
+def resident_at_rest(server: Serving, rest_s: float = AT_REST_S) -> int:
+    """Return the memory this process holds once the server has done nothing for ``rest_s``."""
+    await_idle(server)
     time.sleep(rest_s)
     return resident_bytes()
 
@@ -130,8 +140,8 @@ def _patiently(ask: Callable[[], object]) -> None:
             return
 
 
-def _await_idle(server: Serving) -> None:
-    """Return when every slot is free: the last cancellations may still be on their way."""
+def await_idle(server: Serving) -> None:
+    """Return when every slot is free; the last cancellations may still be on their way."""
     give_up_at = time.monotonic() + _PATIENCE_S
     while server.stats().slots_free < server.num_slots and time.monotonic() < give_up_at:
         time.sleep(_LOOK_S)

@@ -25,9 +25,11 @@ __all__ = [
     "Painting",
     "StepsConfig",
     "StepsReport",
+    "device_name",
     "load_architecture",
     "matmul_ceiling",
     "measure_steps",
+    "now",
 ]
 
 ARCHITECTURES = {"sdxl": 1024, "nano": 128}
@@ -143,7 +145,7 @@ def measure_steps(experts: Experts, config: StepsConfig) -> StepsReport:
     )
     return StepsReport(
         architecture=config.architecture,
-        device=_device_name(unet.device),
+        device=device_name(unet.device),
         dtype=str(unet.dtype).removeprefix("torch."),
         ceiling_flops=ceiling,
         curves=tuple(curves),
@@ -188,9 +190,9 @@ def _step_seconds(
     seconds = []
     for position in range(num_steps):
         rows = direct.rows(count, position)
-        began = _now(direct.vae.device)
+        began = now(direct.vae.device)
         direct.executor.run(expert, rows)
-        seconds.append(_now(direct.vae.device) - began)
+        seconds.append(now(direct.vae.device) - began)
     for slot in range(count):
         direct.executor.release(slot)
     counted = sorted(seconds[2:])
@@ -217,17 +219,18 @@ def _best_seconds(work: Callable[[], object], device: torch.device, repeats: int
 
 
 def _timed(work: Callable[[], object], device: torch.device) -> float:
-    began = _now(device)
+    began = now(device)
     work()
-    return _now(device) - began
+    return now(device) - began
 
 
-def _now(device: torch.device) -> float:
+def now(device: torch.device) -> float:
     """Return the clock once the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
+    """Return what an accelerator is called, ``cpu`` for none."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

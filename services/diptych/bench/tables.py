@@ -23,9 +23,11 @@ __all__ = [
     "as_json",
     "expert_merge_table",
     "independence_table",
+    "judged",
     "memory_table",
     "merge_table",
     "parity_table",
+    "plain_table",
     "steps_table",
     "throughput_table",
 ]
@@ -57,28 +59,28 @@ def as_json(measured: Measured) -> dict[str, Any]:
 
 def throughput_table(found: Throughput) -> Table:
     """Return the serving table of docs/benchmarks.md."""
-    table = _table("", "diffusers", "Diptych", "ratio", "required")
+    table = plain_table("", "diffusers", "Diptych", "ratio", "required")
     many, single, bare = found.many, found.single, found.bare
     count = found.num_requests
     table.add_row(
         f"{count} mixed requests, pictures/s",
         f"{count / many.median_theirs_s:.2f}",
         f"{count / many.median_ours_s:.2f}",
-        _judged(f"{many.ratio:.2f}x", good=many.ratio >= MIN_THROUGHPUT_RATIO),
+        judged(f"{many.ratio:.2f}x", good=many.ratio >= MIN_THROUGHPUT_RATIO),
         f">= {MIN_THROUGHPUT_RATIO}x",
     )
     table.add_row(
         "one request, seconds",
         f"{single.median_theirs_s:.3f}",
         f"{single.median_ours_s:.3f}",
-        _judged(f"{found.latency_ratio:.2f}x", good=found.latency_ratio <= MAX_LATENCY_RATIO),
+        judged(f"{found.latency_ratio:.2f}x", good=found.latency_ratio <= MAX_LATENCY_RATIO),
         f"<= {MAX_LATENCY_RATIO}x",
     )
     table.add_row(
         "gRPC and engine beside the networks (plain loop), seconds",
         f"{bare.median_theirs_s:.3f}",
         f"{bare.median_ours_s:.3f}",
-        _judged(f"{found.overhead:+.1%}", good=found.overhead < MAX_OVERHEAD),
+        judged(f"{found.overhead:+.1%}", good=found.overhead < MAX_OVERHEAD),
         f"< {MAX_OVERHEAD:.0%}",
     )
     return table
@@ -86,7 +88,7 @@ def throughput_table(found: Throughput) -> Table:
 
 def steps_table(found: StepsReport) -> Table:
     """Return the batch curve and the pictures, in one table."""
-    table = _table(
+    table = plain_table(
         f"{found.architecture}, {found.dtype}, {found.device}",
         "images",
         "seconds",
@@ -115,25 +117,25 @@ def steps_table(found: StepsReport) -> Table:
 def parity_table(found: Sequence[Parity]) -> Table:
     """Return one line per recipe."""
     latents, pixels = f"max |latents| <= {MAX_LATENT_DIFFERENCE:g}", f">= {MIN_EQUAL_PIXELS:.1%}"
-    table = _table("recipe", latents, f"pixels within 1/255 {pixels}", "")
+    table = plain_table("recipe", latents, f"pixels within 1/255 {pixels}", "")
     for one in found:
         table.add_row(
             one.name,
             f"{one.latent_difference:.1e}",
             f"{one.equal_pixels:.3%}",
-            _judged("equal" if one.holds else "differs", good=one.holds),
+            judged("equal" if one.holds else "differs", good=one.holds),
         )
     return table
 
 
 def memory_table(found: Memory) -> Table:
     """Return what is left of memory and slots."""
-    table = _table("", "before", "after", "", "required")
+    table = plain_table("", "before", "after", "", "required")
     table.add_row(
         f"resident MiB, {found.num_requests} requests",
         f"{found.before_bytes / 2**20:.1f}",
         f"{found.after_bytes / 2**20:.1f}",
-        _judged(f"{found.growth:+.2%}", good=found.growth < MAX_GROWTH),
+        judged(f"{found.growth:+.2%}", good=found.growth < MAX_GROWTH),
         f"< {MAX_GROWTH:.0%}",
     )
     kept = found.slots_free == found.num_slots
@@ -141,7 +143,7 @@ def memory_table(found: Memory) -> Table:
         f"free slots, {found.num_cancelled} cancelled",
         str(found.num_slots),
         str(found.slots_free),
-        _judged("none leaked" if kept else "leaked", good=kept),
+        judged("none leaked" if kept else "leaked", good=kept),
         "all",
     )
     return table
@@ -149,10 +151,10 @@ def memory_table(found: Memory) -> Table:
 
 def independence_table(found: Independence) -> Table:
     """Return the largest difference over all requests."""
-    table = _table("", "max |latents|", "required")
+    table = plain_table("", "max |latents|", "required")
     table.add_row(
         f"{len(found.differences)} unlike requests at once, against each alone",
-        _judged(f"{found.largest:.1e}", good=found.holds),
+        judged(f"{found.largest:.1e}", good=found.holds),
         f"<= {MAX_DIFFERENCE:g}",
     )
     return table
@@ -161,10 +163,10 @@ def independence_table(found: Independence) -> Table:
 def expert_merge_table(found: ExpertMergeReport) -> Table:
     """Return what a merge of full experts took."""
     name = f"{found.method} of {found.num_experts} {found.architecture} experts"
-    table = _table(name, "measured", "required")
+    table = plain_table(name, "measured", "required")
     peak = f"{found.spent.peak_bytes / 2**30:.2f}"
     limit = f"<= {MAX_PEAK_BYTES / 2**30:g}"
-    table.add_row("peak resident memory, GiB", _judged(peak, good=found.holds), limit)
+    table.add_row("peak resident memory, GiB", judged(peak, good=found.holds), limit)
     table.add_row("one UNet on disk, GiB", f"{found.unet_bytes / 2**30:.2f}", "")
     table.add_row("seconds", f"{found.spent.seconds:.0f}", "")
     return table
@@ -172,7 +174,7 @@ def expert_merge_table(found: ExpertMergeReport) -> Table:
 
 def merge_table(found: MergeReport) -> Table:
     """Return two lines per method: seconds and memory of both sides, and their errors."""
-    table = _table(
+    table = plain_table(
         f"{found.num_adapters} adapters of rank {found.rank}, {found.num_layers} layers",
         "PEFT",
         "Diptych",
@@ -184,14 +186,14 @@ def merge_table(found: MergeReport) -> Table:
             f"{one.method}, seconds",
             f"{one.theirs.seconds:.1f}",
             f"{one.ours.seconds:.1f}",
-            _judged(f"{one.speedup:.1f}x", good=one.speedup >= MIN_SPEEDUP),
+            judged(f"{one.speedup:.1f}x", good=one.speedup >= MIN_SPEEDUP),
             f">= {MIN_SPEEDUP:g}x",
         )
         table.add_row(
             f"{one.method}, error in float64",
             f"{one.theirs.error:.7f}",
             f"{one.ours.error:.7f}",
-            _judged("as near" if one.is_as_near else "further", good=one.is_as_near),
+            judged("as near" if one.is_as_near else "further", good=one.is_as_near),
             "as near",
         )
         table.add_row(
@@ -212,7 +214,8 @@ def merge_table(found: MergeReport) -> Table:
     return table
 
 
-def _table(first: str, *others: str) -> Table:
+def plain_table(first: str, *others: str) -> Table:
+    """Return an empty table whose columns but the first are aligned right."""
     table = Table(box=None, pad_edge=False)
     table.add_column(first)
     for other in others:
@@ -220,5 +223,6 @@ def _table(first: str, *others: str) -> Table:
     return table
 
 
-def _judged(text: str, *, good: bool) -> str:
+def judged(text: str, *, good: bool) -> str:
+    """Return ``text`` in green, or in red where a promise is broken."""
     return f"[green]{text}[/]" if good else f"[bold red]{text}[/]"

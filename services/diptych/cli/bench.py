@@ -7,6 +7,11 @@ from typing import Annotated
 
 import typer
 
+from diptych.cli.bench_adapters import (
+    bench_adapter_churn,
+    bench_adapter_parity,
+    bench_adapters,
+)
 from diptych.cli.embedded import need_extra
 from diptych.cli.measuring import Bar, JsonPath, counted, fail_unless, show
 from diptych.cli.report import Report, reporting
@@ -15,6 +20,9 @@ from diptych.errors import ExtraMissing, FieldViolation, InvalidRequest
 __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, help="Measure against diffusers, in one run.")
+app.command("adapters")(bench_adapters)
+app.command("adapter-parity")(bench_adapter_parity)
+app.command("adapter-churn")(bench_adapter_churn)
 
 
 @app.command("inference")
