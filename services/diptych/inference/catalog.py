@@ -36,6 +36,7 @@ from diptych.inference.fitting import (
     mismatch_of,
     no_expert,
 )
+from diptych.inference.frames import frees_frames
 from diptych.inference.hosted import Hosted
 from diptych.inference.merging import Zips, merge_stored
 from diptych.inference.orders import (
@@ -107,6 +108,7 @@ class AdapterCatalog:
             take=lambda path, go_on: self._take(path, order, source=_file_name(order), go_on=go_on),
         )
 
+    @frees_frames
     def fetch(self, order: ImportOrder, go_on: GoOn) -> Shown:
         """Take in what lies at a uri."""
         assert isinstance(order.source, str)
@@ -138,6 +140,7 @@ class AdapterCatalog:
         """Take a name away."""
         self._registry.remove(reference, tenant=tenant, expected=expected)
 
+    @frees_frames
     def merge(
         self, order: MergeOrder, progress: Callable[[int, int], None], go_on: GoOn
     ) -> MergeOutcome:
@@ -309,6 +312,7 @@ class IncomingAdapter:
         """Take the next bytes."""
         self._file.write(piece)
 
+    @frees_frames
     def finish(self, go_on: GoOn) -> Shown:
         """Read what came, check it and give it its name."""
         try:
