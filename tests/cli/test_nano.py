@@ -28,3 +28,8 @@ def test_score_of_a_folder_without_weights_names_it(invoke: Invoke, tmp_path: Pa
 
 def test_build_needs_a_place(invoke: Invoke) -> None:
     assert invoke("nano", "build").exit_code == 2
+
+
+def test_teaching_something_unknown_names_what_there_is(invoke: Invoke, tmp_path: Path) -> None:
+    result = invoke("nano", "teach", "sun", "--out", tmp_path)
+    assert (result.exit_code, "none of moon, night" in result.stderr) == (2, True), result.stderr

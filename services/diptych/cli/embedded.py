@@ -141,11 +141,13 @@ def model_sources(base: str | None, refiner: str | None) -> dict[str, str | None
     }
 
 
-def need_extra(purpose: str) -> None:
-    """Check that the part of the package which runs networks is installed.
+def need_extra(
+    purpose: str, *, extra: str = "inference", modules: tuple[str, ...] = NEEDED
+) -> None:
+    """Check that an optional part of the package is installed, by default what runs networks.
 
     Raises:
         ExtraMissing: It is not.
     """
-    if any(find_spec(name) is None for name in NEEDED):
-        raise ExtraMissing(extra="inference", needed_for=purpose)
+    if any(find_spec(name) is None for name in modules):
+        raise ExtraMissing(extra=extra, needed_for=purpose)

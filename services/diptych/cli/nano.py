@@ -1,4 +1,4 @@
-"""``diptych nano``: train the embedded pair from nothing, and judge what it paints."""
+"""``diptych nano``: train the embedded pair and its adapters, and judge what it paints."""
 
 import io
 import logging
@@ -18,7 +18,8 @@ from diptych.cli.options import AsJson
 from diptych.cli.painting import Painted, follow_many
 from diptych.cli.report import Report, reporting
 from diptych.clients.calls import GenerateCall, Stage
-from diptych.nano.pair import expert_path
+from diptych.errors import FieldViolation, InvalidRequest
+from diptych.nano.pair import ADAPTERS, expert_path
 from diptych.nano.scenes import Scene, caption, held_out_scenes
 from diptych.nano.scorer import Score, score
 
@@ -62,6 +63,33 @@ def build_pair(
         chosen = {name: value for name, value in given.items() if value is not None}
         build(BuildConfig(out=out, seed=seed, device=device, **chosen))
         report.say(f"{out}")
+
+
+@app.command("teach")
+def teach_adapter(
+    name: Annotated[str, typer.Argument(help=f"What to teach: {', '.join(ADAPTERS)}.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the adapter's bundle.")],
+    *,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    base_steps: Annotated[int | None, typer.Option("--base-steps", min=1)] = None,
+    refiner_steps: Annotated[int | None, typer.Option("--refiner-steps", min=1)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Teach the pair a demo adapter with peft and diffusers; some ten minutes on two cores."""
+    with reporting(as_json=as_json) as report:
+        if name not in ADAPTERS:
+            description = f"{name!r} is none of {', '.join(ADAPTERS)}"
+            raise InvalidRequest([FieldViolation(field="name", description=description)])
+        need_extra("teaching an adapter")
+        need_extra("teaching an adapter", extra="bench", modules=("peft",))
+        from diptych.nano.adapters import LessonConfig, teach
+
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+        given = {"base_steps": base_steps, "refiner_steps": refiner_steps}
+        chosen = {key: value for key, value in given.items() if value is not None}
+        path = teach(name, LessonConfig(out=out, seed=seed, **chosen))
+        report.say(f"{path}")
+        report.answer({"file": str(path)})
 
 
 @app.command("score")

@@ -9,7 +9,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -59,11 +59,13 @@ class Lesson:
     token: str | None = None
     starts_as: str = ""
     """The word whose embedding a new token begins with."""
+    lr: float
+    """Of the factors: a new subject needs to move further than a style."""
 
 
 LESSONS: Final[Mapping[str, Lesson]] = {
-    "night": Lesson(draw=night_example),
-    "moon": Lesson(draw=moon_example, token=MOON, starts_as="circle"),
+    "night": Lesson(draw=night_example, lr=1e-3),
+    "moon": Lesson(draw=moon_example, token=MOON, starts_as="circle", lr=2e-3),
 }
 
 
@@ -79,7 +81,8 @@ class LessonConfig:
     batch: int = 24
     base_rank: int = 8
     refiner_rank: int = 4
-    lr: float = 2e-3
+    lr: float | None = None
+    """None is the lesson's own."""
     token_lr: float = 5e-3
 
 
@@ -159,7 +162,8 @@ def teach(name: str, config: LessonConfig) -> Path:
     examples = _Examples.draw(lesson, config, text)
     targets: dict[Target, LowRank] = {}
     for expert, component in _UNETS.items():
-        unet = _teach_expert(expert, examples, config, text, tables if expert == "base" else [])
+        own = replace(config, lr=config.lr or lesson.lr)
+        unet = _teach_expert(expert, examples, own, text, tables if expert == "base" else [])
         targets |= _targets(component, get_peft_model_state_dict(unet))
     tokens: dict[str, LearnedToken] = {}
     if lesson.token is not None:
@@ -211,13 +215,11 @@ def _teach_expert(
         torch.set_rng_state(rng.get_state())
         unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=_TARGETS))
     factors = [parameter for parameter in unet.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": factors, "lr": config.lr},
-            {"params": tables, "lr": config.token_lr, "weight_decay": 0.0},
-        ],
-        betas=(0.9, 0.99),
-    )
+    groups: list[dict[str, Any]] = [
+        {"params": factors, "lr": config.lr},
+        {"params": tables, "lr": config.token_lr, "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99))
     pace = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _pace(step, steps))
     batches = examples.batches(config.batch, rng)
     noise_schedule = DDPMScheduler.from_pretrained(expert_path(expert) / "scheduler")
