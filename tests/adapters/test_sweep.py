@@ -15,7 +15,7 @@ from hypothesis.stateful import (
 
 from diptych.adapters.registry import Registry
 from diptych.adapters.stores import GRACE, Mark, Pointer
-from diptych.adapters.sweep import Swept, sweep
+from diptych.adapters.sweep import PAUSE, Sweeper, Swept, sweep
 from diptych.digest import Digest
 from diptych.errors import AdapterNotFound, SourceUnavailable
 from support.shelves import NOON, in_memory, published
@@ -111,6 +111,23 @@ def test_a_sweep_that_was_killed_is_finished_by_another(registry: Registry) -> N
 
 def test_sweeps_one_tenant(registry: Registry) -> None:
     assert sweep(registry, now=NOON, tenant="other") == NOTHING
+
+
+def test_a_change_of_names_sweeps_what_an_earlier_one_marked(registry: Registry) -> None:
+    moments = iter([NOON, LATER])
+    sweeper = Sweeper(registry, now=lambda: next(moments))
+    sweeper.name_changed("default")
+    assert is_stored(registry)
+    sweeper.name_changed("default")
+    assert not is_stored(registry)
+
+
+def test_changes_in_a_row_are_swept_once(registry: Registry) -> None:
+    moments = iter([NOON, NOON + PAUSE / 2, LATER])
+    sweeper = Sweeper(registry, now=lambda: next(moments))
+    for _ in range(2):
+        sweeper.name_changed("default")
+    assert is_stored(registry)
 
 
 class NamesNeverDangle(RuleBasedStateMachine):

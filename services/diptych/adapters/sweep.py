@@ -7,17 +7,23 @@ needs less than a grace from the end of its upload to its name.
 """
 
 import logging
-from collections.abc import Collection
+import threading
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Final
 
 from diptych.adapters.naming import DEFAULT_TENANT
-from diptych.adapters.registry import Registry
+from diptych.adapters.registry import Registry, utc_now
 from diptych.adapters.stores import GRACE, Mark
 from diptych.digest import Digest
+from diptych.errors import DiptychError
 from diptych.storage.refs import Ref
 
-__all__ = ["Swept", "sweep"]
+__all__ = ["Sweeper", "Swept", "sweep"]
+
+PAUSE: Final = timedelta(minutes=10)
+"""Between two passes over the bytes of one tenant."""
 
 _log = logging.getLogger(__name__)
 
@@ -30,6 +36,31 @@ class Swept:
     """Gone; in a dry run, what would be."""
     waiting: dict[Digest, int]
     """Marked for a later pass; in a dry run, what would be."""
+
+
+class Sweeper:
+    """Sweeps a tenant's bytes now and then, whenever one of its names has moved or gone.
+
+    Safe from any thread; a pass that fails is logged and tried again after the next change.
+    """
+
+    def __init__(self, registry: Registry, *, now: Callable[[], datetime] = utc_now) -> None:
+        self._registry, self._now = registry, now
+        self._lock = threading.Lock()
+        self._swept_at: dict[str, datetime] = {}
+
+    def name_changed(self, tenant: str) -> None:
+        """Make a pass over the bytes of ``tenant`` unless there was one a moment ago."""
+        now = self._now()
+        with self._lock:
+            swept_at = self._swept_at.get(tenant)
+            if swept_at is not None and now - swept_at < PAUSE:
+                return
+            self._swept_at[tenant] = now
+        try:
+            sweep(self._registry, now=now, tenant=tenant)
+        except DiptychError as error:
+            _log.warning("the adapters of tenant %s are not swept: %s", tenant, error)
 
 
 def sweep(

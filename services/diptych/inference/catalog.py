@@ -20,6 +20,7 @@ from diptych.adapters.reading import Overrides, read_adapter
 from diptych.adapters.registry import AdapterEntry, Registry, utc_now
 from diptych.adapters.sources import Fetched
 from diptych.adapters.summary import summarise
+from diptych.adapters.sweep import Sweeper
 from diptych.adapters.writing import write_adapter
 from diptych.digest import Digest
 from diptych.errors import (
@@ -95,6 +96,7 @@ class AdapterCatalog:
         self._weights = weights
         self._fetch = fetch
         self._config = config
+        self._sweeper = Sweeper(registry)
         open_folder(config.incoming_dir)
 
     def receive(self, order: ImportOrder) -> "IncomingAdapter":
@@ -139,6 +141,7 @@ class AdapterCatalog:
     def remove(self, reference: str, *, tenant: str, expected: Digest | None) -> None:
         """Take a name away."""
         self._registry.remove(reference, tenant=tenant, expected=expected)
+        self._sweeper.name_changed(tenant)
 
     @frees_frames
     def merge(
@@ -254,7 +257,10 @@ class AdapterCatalog:
                 expected=expected,
                 replace=order.replace,
             )
-        return self._published(order, card.digest)
+        shown = self._published(order, card.digest)
+        if order.replace or expected is not None:
+            self._sweeper.name_changed(order.tenant)
+        return shown
 
     def _published(self, order: ImportOrder | MergeOrder, digest: Digest) -> Shown:
         """Return what was just named, even if others have moved or removed the name since."""
