@@ -107,3 +107,9 @@ def test_file_is_converted_without_a_server(
     out = tmp_path / "kohya.safetensors"
     answer = invoke_json("adapters", "convert", file, out, "--to", "kohya")
     assert answer == {"files": [str(out)]}
+
+
+@pytest.mark.parametrize("command", ["load", "unload"])
+def test_keeping_on_the_device_needs_a_server_that_stays(invoke: Invoke, command: str) -> None:
+    result = invoke("adapters", command, "night")
+    assert (result.exit_code, "server" in result.stderr) == (2, True), result.stderr

@@ -37,6 +37,7 @@ from diptych.cli.options import (
 )
 from diptych.cli.report import reporting
 from diptych.clients.adapter_values import AdapterFilter, ImportCall
+from diptych.errors import FieldViolation, InvalidRequest
 
 __all__ = ["app"]
 
@@ -162,6 +163,7 @@ def load(
 ) -> None:
     """Bring an adapter to the device and keep it there until it is unloaded."""
     with reporting(as_json=as_json, flags=FLAGS) as report:
+        _need_server(server)
         with (
             connect_adapters(report, server, token_file=token_file) as client,
             report.waiting(f"loading {escape(adapter)}"),
@@ -184,6 +186,7 @@ def unload(
 ) -> None:
     """Let go of an adapter that is kept on the device."""
     with reporting(as_json=as_json, flags=FLAGS) as report:
+        _need_server(server)
         with connect_adapters(report, server, token_file=token_file) as client:
             shown = client.unload(adapter, evict=evict, timeout_s=timeout)
         show_adapter(report, shown)
@@ -255,3 +258,14 @@ def remove(
             client.delete(adapter, expected_digest=expected_digest, timeout_s=timeout)
         report.say(f"{escape(adapter)} is gone")
         report.answer({"removed": adapter})
+
+
+def _need_server(server: str | None) -> None:
+    """Check that a server is named which outlives the command.
+
+    Raises:
+        InvalidRequest: None is; an embedded one would end with all that it keeps.
+    """
+    if server is None:
+        description = "is required: a server inside the command keeps nothing after it"
+        raise InvalidRequest([FieldViolation(field="server", description=description)])
