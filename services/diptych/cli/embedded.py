@@ -142,12 +142,12 @@ def model_sources(base: str | None, refiner: str | None) -> dict[str, str | None
 
 
 def need_extra(
-    purpose: str, *, extra: str = "inference", modules: tuple[str, ...] = NEEDED
+    purpose: str, *, extra: str = "inference", modules: tuple[str, ...] | None = None
 ) -> None:
     """Check that an optional part of the package is installed, by default what runs networks.
 
     Raises:
         ExtraMissing: It is not.
     """
-    if any(find_spec(name) is None for name in modules):
+    if any(find_spec(name) is None for name in modules or NEEDED):
         raise ExtraMissing(extra=extra, needed_for=purpose)
