@@ -83,9 +83,7 @@ class InferenceMetrics:
         self._errors = _counter("diptych_request_errors_total", registry, ("reason",))
         self._build = Info("diptych_build", METRIC_NAMES["diptych_build_info"], registry=registry)
 
-    def on_tick(
-        self, *, expert: str, num_rows: int, num_adapter_sets: int, seconds: float
-    ) -> None:
+    def on_tick(self, *, expert: str, num_rows: int, num_adapter_sets: int, seconds: float) -> None:
         """Note one tick of ``expert``; ``num_rows`` counts UNet rows."""
         self._step.labels(expert=expert).observe(seconds)
         self._rows.labels(expert=expert).observe(num_rows)
