@@ -90,22 +90,20 @@ def zip_merge(
         _check_fit(adapters, name, hosted[name])
     first = experts.hosted[0]
     columns = columns_of(targets, spec.weights_of(len(adapters)), first.unet.device)
+    networks = {
+        name: private_network(expert, _by_layer(columns, name) if name in trained else None)
+        for name, expert in hosted.items()
+    }
     studio = _Studio(
         adapters=adapters,
         targets=targets,
         spec=spec,
-        networks={
-            name: private_network(expert, _by_layer(columns, name) if name in trained else None)
-            for name, expert in hosted.items()
-        },
+        networks=networks,
         noise=RowNoise(spec.seed),
         cut=boundary_timestep(first.schedule.num_train_timesteps, boundary),
         size=size or first.family.default_size,
     )
-    sources = [studio.source(index, go_on) for index in range(len(adapters))]
-    within = merge_purposes(adapters, stage).timestep_range
-    places = interval_places(studio.networks, cut=studio.cut, within=within)
-    training = Training(studio.networks, sources, places, studio.noise)
+    training = _training(studio, merge_purposes(adapters, stage).timestep_range, go_on)
     before = training.judge()
     train(list(columns.values()), training.loss_at, spec, go_on)
     return Zipped(
@@ -168,6 +166,12 @@ class _Studio:
                 if target.component not in UNETS:
                     found.setdefault(target, []).append((low_rank, weights[position]))
         return found
+
+
+def _training(studio: _Studio, within: tuple[int, int] | None, go_on: Progress) -> Training:
+    sources = [studio.source(index, go_on) for index in range(len(studio.adapters))]
+    places = interval_places(studio.networks, cut=studio.cut, within=within)
+    return Training(studio.networks, sources, places, studio.noise)
 
 
 def _trained(
