@@ -1,13 +1,19 @@
 """Fixtures that every test may use; what only one area needs lives in that area's conftest."""
 
+import os
 import socket
 from pathlib import Path
 
 import pytest
+import torch
 
 from diptych.nano.pair import pair_path
 
 __all__ = ["free_port", "isolated_home", "nano_pair"]
+
+if not torch.cuda.is_available():
+    # Triton decides when it is imported whether its own interpreter runs its kernels.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture(autouse=True)
