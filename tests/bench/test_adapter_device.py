@@ -26,6 +26,7 @@ def test_a_switch_costs_what_the_step_takes_longer(switched_s: float, switch_s: 
         config=CONFIG,
         plain_step_s=0.4,
         mixed_step_s=0.5,
+        stayed_step_s=0.5,
         switched_step_s=switched_s,
         attach_s=0.001,
         cold_s=0.1,

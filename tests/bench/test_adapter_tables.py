@@ -53,6 +53,7 @@ DEVICE = AdapterDevice(
     config=DeviceConfig(architecture="nano"),
     plain_step_s=0.1,
     mixed_step_s=0.15,
+    stayed_step_s=0.15,
     switched_step_s=0.15,
     attach_s=0.02,
     cold_s=0.1,

@@ -70,8 +70,10 @@ class AdapterDevice:
     plain_step_s: float
     """One guided step of the base for the whole batch, without adapters."""
     mixed_step_s: float
+    stayed_step_s: float
+    """The mixed step between those of another batch with the same adapters."""
     switched_step_s: float
-    """The mixed step where every row uses another adapter than in the step before."""
+    """The mixed step between those of another batch with others."""
     attach_s: float
     """One adapter from host memory to the device."""
     cold_s: float
@@ -84,8 +86,8 @@ class AdapterDevice:
 
     @property
     def switch_s(self) -> float:
-        """Return what a step costs more for having other adapters than the one before."""
-        return max(0.0, self.switched_step_s - self.mixed_step_s)
+        """Return what a step costs more after a step with other adapters than after its own."""
+        return max(0.0, self.switched_step_s - self.stayed_step_s)
 
 
 def measure_device(experts: Experts, config: DeviceConfig, *, folder: Path) -> AdapterDevice:
@@ -106,8 +108,9 @@ def measure_device(experts: Experts, config: DeviceConfig, *, folder: Path) -> A
         device=device_name(unet.device),
         dtype=str(unet.dtype).removeprefix("torch."),
         config=config,
-        plain_step_s=rig.step_seconds(plain, plain),
-        mixed_step_s=rig.step_seconds(first, first),
+        plain_step_s=rig.step_seconds(plain, []),
+        mixed_step_s=rig.step_seconds(first, []),
+        stayed_step_s=rig.step_seconds(first, first),
         switched_step_s=rig.step_seconds(first, second),
         attach_s=rig.attach_seconds(),
         cold_s=rig.cold_seconds(folder),
@@ -137,14 +140,16 @@ class _Rig:
     def step_seconds(self, one: list[ImageRequest], other: list[ImageRequest]) -> float:
         """Return the median seconds of a step of ``one`` where ``other`` steps in between."""
         executor, count = self.direct.executor, len(one)
-        self.direct.place([*one, *other])
-        rows = self.direct.rows(2 * count, 0)
+        requests = [*one, *other]
+        self.direct.place(requests)
+        rows = self.direct.rows(len(requests), 0)
         seconds = []
         for position in range(_UNCOUNTED_STEPS + self.config.timed_steps):
             due = [replace(row, position=position) for row in rows]
             seconds.append(self._timed(partial(executor.run, Expert.BASE, due[:count])))
-            executor.run(Expert.BASE, due[count:])
-        for slot in range(2 * count):
+            if other:
+                executor.run(Expert.BASE, due[count:])
+        for slot in range(len(requests)):
             executor.release(slot)
         return median(seconds[_UNCOUNTED_STEPS:])
 

@@ -119,12 +119,13 @@ def speed_table(found: AdapterSpeed) -> Table:
             judged(f"{ratio:.2f}x", good=ratio <= MAX_BATCH_RATIO),
             f"<= {MAX_BATCH_RATIO}x",
         )
+    steps = str(own.request_steps or "12 to 30")
     for how, pairs, least in (
         ("set_adapters", found.resident, MIN_OVER_RESIDENT),
         ("load and unload", found.loading, MIN_OVER_LOADING),
     ):
         table.add_row(
-            f"{own.num_requests} requests over {own.num_adapters}, {how}, requests/s",
+            f"{own.num_requests} requests of {steps} steps over {own.num_adapters}, {how}, per s",
             f"{own.num_requests / pairs.median_theirs_s:.2f}",
             f"{own.num_requests / pairs.median_ours_s:.2f}",
             judged(f"{pairs.ratio:.2f}x", good=pairs.ratio >= least),

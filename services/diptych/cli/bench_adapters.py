@@ -6,7 +6,7 @@ from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +14,9 @@ from diptych.cli.embedded import need_extra
 from diptych.cli.measuring import Bar, JsonPath, fail_unless, show
 from diptych.cli.report import Report, reporting
 from diptych.errors import ExtraMissing
+
+if TYPE_CHECKING:
+    from diptych.bench.adapter_speed import SpeedConfig
 
 __all__ = ["bench_adapter_churn", "bench_adapter_parity", "bench_adapters"]
 
@@ -71,6 +74,9 @@ def bench_adapter_churn(
 def bench_adapters(
     *,
     requests: Annotated[int, typer.Option("--requests", min=1)] = 64,
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=2, help="Of each request; else from 12 to 30.")
+    ] = None,
     images: Annotated[int, typer.Option("--images", min=1, help="That step together.")] = 8,
     rank: Annotated[int, typer.Option("--rank", min=1, max=128)] = 16,
     repeats: Annotated[int, typer.Option("--repeats", min=1)] = 3,
@@ -92,7 +98,16 @@ def bench_adapters(
     with reporting(as_json=False) as report:
         if architecture is None:
             _need_peft()
-            _measure_serving(report, (requests, images, rank, repeats), json_path)
+            from diptych.bench.adapter_speed import SpeedConfig
+
+            own = SpeedConfig(
+                num_requests=requests,
+                request_steps=steps,
+                num_images=images,
+                rank=rank,
+                repeats=repeats,
+            )
+            _measure_serving(report, own, json_path)
             return
         need_extra("benchmarking")
         from diptych.bench.adapter_device import DeviceConfig, measure_device
@@ -112,10 +127,8 @@ def bench_adapters(
         show(report, device_table(measured), adapters_as_json(measured), json_path)
 
 
-def _measure_serving(
-    report: Report, sizes: tuple[int, int, int, int], json_path: Path | None
-) -> None:
-    from diptych.bench.adapter_speed import SpeedConfig, measure_adapters
+def _measure_serving(report: Report, config: "SpeedConfig", json_path: Path | None) -> None:
+    from diptych.bench.adapter_speed import measure_adapters
     from diptych.bench.adapter_tables import adapters_as_json, speed_table
     from diptych.bench.direct import Direct
     from diptych.bench.reference import Reference
@@ -124,10 +137,6 @@ def _measure_serving(
     from diptych.nano.pair import expert_path
 
     _quieten()
-    num_requests, num_images, rank, repeats = sizes
-    config = SpeedConfig(
-        num_requests=num_requests, num_images=num_images, rank=rank, repeats=repeats
-    )
     reference = Reference.load(expert_path("base"), expert_path("refiner"))
     direct = Direct.of(load_architecture("nano", random_weights=False, device="cpu"))
     with (
