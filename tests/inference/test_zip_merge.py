@@ -13,7 +13,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from diptych.adapters.adapter import Adapter, Component, LearnedToken, LowRank, MadeFor, Target
-from diptych.adapters.bundle import digest_of
+from diptych.adapters.bundle import digest_of, from_bytes
 from diptych.adapters.merge.merging import merge
 from diptych.adapters.merge.spec import MergeSpec
 from diptych.adapters.merge.zipping import ZipSpec
@@ -23,6 +23,7 @@ from diptych.errors import AdapterMismatch, ExpertMissing, InvalidRequest, Promp
 from diptych.inference.zip_merge import Zipped, zip_merge
 from diptych.models.experts import Experts, load_experts
 from diptych.models.text_encoders import PromptRow
+from diptych.nano.pair import adapter_path, expert_path
 from support.made_adapters import noise
 from support.small_experts import make_expert
 
@@ -251,3 +252,15 @@ def test_progress_is_told_and_can_end_it(pair: list[Adapter], experts: Experts) 
     with pytest.raises(KeyboardInterrupt):
         zip_merge(pair, SPEC, experts=experts, size=64, progress=stop_at_two)
     assert sorted(set(seen)) == [(0, 20), (1, 20), (2, 20)]
+
+
+@pytest.mark.slow
+def test_the_demo_adapters_are_kept_better_than_in_their_sum(tmp_path: Path) -> None:
+    sources = [from_bytes(adapter_path(name)) for name in ("night", "moon")]
+    scene = "a large red {} on the left on a plain blue background"
+    spec = ZipSpec(prompts=(scene.format("star"), scene.format("<moon>")), num_steps=60)
+    experts = load_experts(
+        *(str(expert_path(name)) for name in ("base", "refiner")), cache_dir=tmp_path
+    )
+    result = zip_merge(sources, spec, experts=experts)
+    assert sum(result.errors_after) < 0.5 * sum(result.errors_before)
