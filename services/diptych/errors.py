@@ -8,7 +8,10 @@ DiptychError
 │   │   └── PickleRefused      weights in a format that runs code when read
 │   ├── AdapterInvalid         bytes that are not an adapter we can read
 │   ├── ConversionUnsupported  a file format that cannot say what an adapter holds
+│   ├── DatasetInvalid         a manifest that cannot be used, every violation at once
 │   ├── DigestMismatch         bytes that are not what their sender named
+│   ├── EmbeddingInvalid       bytes that are not an embedding
+│   ├── ImageInvalid           bytes that are not a picture we can read
 │   └── SettingInvalid         a setting of the process itself
 ├── Unauthenticated
 │   └── TokenRefused           no token, or none that this server knows
@@ -25,6 +28,7 @@ DiptychError
 ├── NotFound
 │   ├── AdapterNotFound        no adapter of that name or digest
 │   ├── BlobNotFound           a store holds nothing of that digest
+│   ├── EmbeddingMissing       an embedding that is not there and may not be made
 │   ├── ModelNotFound
 │   └── ObjectNotFound         a bucket or object that does not exist
 ├── ResourceExhausted          later, or smaller
@@ -68,18 +72,22 @@ __all__ = [
     "CheckpointInvalid",
     "ConversionUnsupported",
     "DataLoss",
+    "DatasetInvalid",
     "DeadlineExceeded",
     "DeadlinePassed",
     "DeadlineUnreachable",
     "DigestMismatch",
     "DiptychError",
     "Draining",
+    "EmbeddingInvalid",
+    "EmbeddingMissing",
     "EngineFault",
     "ExpertMissing",
     "ExpertsMismatch",
     "ExtraMissing",
     "FailedPrecondition",
     "FieldViolation",
+    "ImageInvalid",
     "Internal",
     "InvalidArgument",
     "InvalidRequest",
@@ -277,6 +285,16 @@ class ConversionUnsupported(InvalidArgument):
         self.target_format, self.content = target_format, content
 
 
+class DatasetInvalid(InvalidArgument):
+    """A dataset's manifest cannot be used as it stands; ``violations`` lists everything wrong."""
+
+    reason = "DATASET_INVALID"
+
+    def __init__(self, violations: Sequence[FieldViolation]) -> None:
+        super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations))
+        self.violations = tuple(violations)
+
+
 class DigestMismatch(InvalidArgument):
     """Bytes arrived that do not have the digest their sender announced."""
 
@@ -285,6 +303,26 @@ class DigestMismatch(InvalidArgument):
     def __init__(self, *, expected: str, actual: str) -> None:
         super().__init__(f"bytes have digest {actual}, announced was {expected}")
         self.expected, self.actual = expected, actual
+
+
+class EmbeddingInvalid(InvalidArgument):
+    """Bytes are not an embedding as this package keeps them."""
+
+    reason = "EMBEDDING_INVALID"
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"embedding: {problem}")
+        self.problem = problem
+
+
+class ImageInvalid(InvalidArgument):
+    """A file is not a picture this package reads."""
+
+    reason = "IMAGE_INVALID"
+
+    def __init__(self, source: str, problem: str) -> None:
+        super().__init__(f"image {source}: {problem}")
+        self.source, self.problem = source, problem
 
 
 class SettingInvalid(InvalidArgument):
@@ -367,6 +405,17 @@ class BlobNotFound(NotFound):
     def __init__(self, digest: str) -> None:
         super().__init__(f"no blob {digest}")
         self.digest = digest
+
+
+class EmbeddingMissing(NotFound):
+    """The cache does not hold an embedding, and the call may not have it made."""
+
+    reason = "EMBEDDING_MISSING"
+
+    def __init__(self, key: str, num_missing: int = 1) -> None:
+        others = f" and {num_missing - 1} more" if num_missing > 1 else ""
+        super().__init__(f"no embedding {key}{others}")
+        self.key, self.num_missing = key, num_missing
 
 
 class BlobCorrupt(DataLoss):

@@ -1,0 +1,1 @@
+"""Datasets: manifests, where images and captions come from, how they are sized and drawn."""

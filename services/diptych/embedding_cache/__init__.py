@@ -1,0 +1,1 @@
+"""The embedding-cache service: encodes once per content, keeps it, hands it out."""

@@ -1,0 +1,1 @@
+"""Embeddings by content: what names one, what it holds, and where it is kept."""
