@@ -1,12 +1,27 @@
 """A store of embeddings that is a dict, and encoders that make bytes of what they are asked."""
 
+import struct
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from diptych.digest import Digest
-from diptych.embedding_cache.ports import Found, Reclaimed, StoreCounts, TierCounts
+from diptych.embedding_cache.ports import (
+    EncodingCounts,
+    Found,
+    PromptWish,
+    Reclaimed,
+    StoreCounts,
+    TierCounts,
+)
+from diptych.embeddings.entry import Entry, TensorValue, write_entry
+from diptych.embeddings.key import EncoderIdentity, ImageRecord, Preprocessing, PromptRecord
+from diptych.errors import ImageInvalid, PromptTooLong
 
-__all__ = ["FakeStore"]
+__all__ = ["FakeEncoding", "FakeStore"]
+
+IDENTITY = EncoderIdentity(fingerprint="sha256:aa", precision="float32", stored="float32")
+MAX_CHARACTERS = 75
 
 
 class FakeStore:
@@ -81,3 +96,48 @@ class FakeStore:
             num_evictions=1,
         )
         return StoreCounts(tiers=(tier,), num_roots=4, num_damaged=5)
+
+
+class FakeEncoding:
+    """Encodes on a thread; what it makes of a text or an image holds their lengths."""
+
+    def __init__(self) -> None:
+        self.num_encoded = 0
+        self.threads = ThreadPoolExecutor(1)
+
+    def prompt_record(self, wish: PromptWish) -> PromptRecord:
+        text = wish.text or ""
+        if len(text) > MAX_CHARACTERS and wish.long_prompt == "error":
+            raise PromptTooLong(
+                field=wish.field,
+                num_tokens=len(text),
+                limit=MAX_CHARACTERS,
+                cut_text=text[MAX_CHARACTERS:],
+            )
+        return PromptRecord(encoder=IDENTITY, text=wish.text, clip_skip=wish.clip_skip)
+
+    def image_record(self, image: Digest, preprocessing: Preprocessing) -> ImageRecord:
+        return ImageRecord(encoder=IDENTITY, image=image, preprocessing=preprocessing)
+
+    def encode_prompt(self, record: PromptRecord) -> Future[bytes]:
+        length = len(record.text or "")
+        return self.threads.submit(self._made, "prompt", ("hidden", "pooled"), length)
+
+    def encode_image(self, record: ImageRecord, data: bytes) -> Future[bytes]:
+        del record
+        if data.startswith(b"bad"):
+            return self.threads.submit(self._refuse)
+        return self.threads.submit(self._made, "image", ("mean", "std"), len(data))
+
+    def counts(self) -> tuple[EncodingCounts, ...]:
+        return (
+            EncodingCounts(kind="prompt", num_encoded=self.num_encoded, num_batches=1, seconds=0.5),
+        )
+
+    def _made(self, kind: str, names: tuple[str, str], number: int) -> bytes:
+        self.num_encoded += 1
+        value = TensorValue(dtype="F32", shape=(1,), data=struct.pack("<f", number))
+        return write_entry(Entry(kind=kind, tensors=dict.fromkeys(names, value)))
+
+    def _refuse(self) -> bytes:
+        raise ImageInvalid("a.png", "is no picture")
