@@ -69,7 +69,7 @@ async def ask(
     keys: list[Digest],
     mode: CacheMode = CacheMode.READ_THROUGH,
 ) -> dict[Digest, bytes | None]:
-    found = await obtaining.obtain(maker.makes(keys), mode=mode, with_values=True)
+    found = await obtaining.obtain(maker.makes(keys), kind="prompt", mode=mode, with_values=True)
     return {key: one.value for key, one in found.items()}
 
 
@@ -87,7 +87,7 @@ async def test_second_asker_finds_what_the_first_one_made(
 ) -> None:
     await ask(obtaining, maker, KEYS[:1])
     found = await obtaining.obtain(
-        maker.makes(KEYS[:1]), mode=CacheMode.READ_THROUGH, with_values=False
+        maker.makes(KEYS[:1]), kind="prompt", mode=CacheMode.READ_THROUGH, with_values=False
     )
     assert (found[KEYS[0]].source, found[KEYS[0]].value) == ("memory", None)
 
@@ -146,3 +146,11 @@ async def test_bypass_neither_reads_nor_keeps(
     await ask(obtaining, maker, KEYS[:1], CacheMode.BYPASS)
     await ask(obtaining, maker, KEYS[:1], CacheMode.BYPASS)
     assert (maker.counts[KEYS[0]], store.values) == (2, {})
+
+
+async def test_a_miss_and_a_hit_are_each_counted_once(
+    obtaining: Obtaining, maker: Maker, store: FakeStore
+) -> None:
+    await ask(obtaining, maker, KEYS[:1])
+    await ask(obtaining, maker, KEYS[:1])
+    assert store.counted == {(None, "prompt"): 1, ("memory", "prompt"): 1}

@@ -2,6 +2,7 @@
 
 import struct
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -34,28 +35,30 @@ class FakeStore:
         """Reads wait for it."""
         self.gate.set()
         self.num_flushes = 0
+        self.counted: Counter[tuple[str | None, str]] = Counter()
 
     def peek(self, key: Digest) -> bytes | None:
         return self.values.get(key)
 
-    def locate(self, keys: Sequence[Digest]) -> dict[Digest, Found]:
-        found = {}
-        for key in keys:
-            for source, values in (("memory", self.values), ("disk", self.cold)):
-                if key in values and key not in found:
-                    found[key] = Found(source=source, size_bytes=len(values[key]))
-        return found
+    def locate(self, keys: Sequence[Digest]) -> dict[Digest, str]:
+        found = {key: "disk" for key in keys if key in self.cold}
+        return found | {key: "memory" for key in keys if key in self.values}
 
-    def read(self, key: Digest) -> Found | None:
+    def read(self, key: Digest, *, kind: str) -> Found | None:
         self.gate.wait(10)
         for source, values in (("memory", self.values), ("disk", self.cold)):
             if key in values:
+                self.count(source, kind=kind)
                 return Found(source=source, size_bytes=len(values[key]), value=values[key])
+        self.count(None, kind=kind)
         return None
+
+    def count(self, tier: str | None, *, kind: str) -> None:
+        self.counted[tier, kind] += 1
 
     def read_many(self, keys: Sequence[Digest]) -> Iterator[tuple[Digest, bytes]]:
         for key in keys:
-            found = self.read(key)
+            found = self.read(key, kind="unknown")
             if found is not None and found.value is not None:
                 yield key, found.value
 

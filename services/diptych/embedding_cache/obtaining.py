@@ -30,9 +30,9 @@ class Obtaining:
         self._flights: dict[Digest, asyncio.Task[Found]] = {}
 
     async def obtain(
-        self, makes: Makes, *, mode: CacheMode, with_values: bool
+        self, makes: Makes, *, kind: str, mode: CacheMode, with_values: bool
     ) -> dict[Digest, Found]:
-        """Return every embedding of ``makes``.
+        """Return every embedding of ``makes``, all of one kind: prompt or image.
 
         Raises:
             EmbeddingMissing: Some are not there and ``mode`` lets none be made.
@@ -41,37 +41,49 @@ class Obtaining:
         if mode is CacheMode.BYPASS:
             made = await _all({key: self._value(make) for key, make in makes.items()})
             return {key: _encoded(value, with_value=True) for key, value in made.items()}
-        found = await self._there(list(makes), with_values=with_values)
+        found = await self._there(list(makes), kind=kind, with_values=with_values)
         missing = [key for key in makes if key not in found]
         if missing and mode is CacheMode.READ_ONLY:
             raise EmbeddingMissing(str(missing[0]), len(missing))
-        flown = await _all({key: self._fly(key, makes[key]) for key in missing})
+        flown = await _all({key: self._fly(key, makes[key], kind) for key in missing})
         return found | {
             key: one if with_values else Found(source=one.source, size_bytes=one.size_bytes)
             for key, one in flown.items()
         }
 
-    async def _there(self, keys: Sequence[Digest], *, with_values: bool) -> dict[Digest, Found]:
+    async def _there(
+        self, keys: Sequence[Digest], *, kind: str, with_values: bool
+    ) -> dict[Digest, Found]:
         """Return those that are there; what memory holds is taken without a thread."""
         found: dict[Digest, Found] = {}
         for key in keys:
             if (value := self._store.peek(key)) is not None:
+                self._store.count("memory", kind=kind)
                 kept = value if with_values else None
                 found[key] = Found(source="memory", size_bytes=len(value), value=kept)
         rest = [key for key in keys if key not in found]
         if not rest:
             return found
-        look = self._read_each if with_values else self._store.locate
-        return found | await self._run(look, rest)
+        look = partial(self._look, rest, kind=kind, with_values=with_values)
+        return found | await self._run(look)
 
-    def _read_each(self, keys: Sequence[Digest]) -> dict[Digest, Found]:
-        return {key: one for key in keys if (one := self._store.read(key)) is not None}
+    def _look(self, keys: Sequence[Digest], *, kind: str, with_values: bool) -> dict[Digest, Found]:
+        found: dict[Digest, Found] = {}
+        for key, tier in self._store.locate(keys).items():
+            if not with_values:
+                self._store.count(tier, kind=kind)
+                found[key] = Found(source=tier)
+            elif (one := self._store.read(key, kind=kind)) is not None:
+                found[key] = one
+        return found
 
-    def _fly(self, key: Digest, make: Callable[[], Future[bytes]]) -> Coroutine[Any, Any, Found]:
+    def _fly(
+        self, key: Digest, make: Callable[[], Future[bytes]], kind: str
+    ) -> Coroutine[Any, Any, Found]:
         """Join the flight of ``key``, or begin one; leaving it does not end it."""
         flight = self._flights.get(key)
         if flight is None:
-            flight = asyncio.ensure_future(self._make(key, make))
+            flight = asyncio.ensure_future(self._make(key, make, kind))
             self._flights[key] = flight
             flight.add_done_callback(partial(self._landed, key))
         return _joined(flight)
@@ -81,8 +93,8 @@ class Obtaining:
         if not flight.cancelled():
             flight.exception()  # someone may have left before they heard of it
 
-    async def _make(self, key: Digest, make: Callable[[], Future[bytes]]) -> Found:
-        there = await self._run(self._store.read, key)
+    async def _make(self, key: Digest, make: Callable[[], Future[bytes]], kind: str) -> Found:
+        there = await self._run(partial(self._store.read, key, kind=kind))
         if there is not None:
             return there
         value = await self._value(make)

@@ -65,9 +65,10 @@ class Found:
 
     source: str
     """encoded, memory, disk or remote."""
-    size_bytes: int
     value: bytes | None = None
     """None where only its being there was asked for."""
+    size_bytes: int = 0
+    """0 where it was not read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,14 +110,17 @@ class Store(Protocol):
     def peek(self, key: Digest) -> bytes | None:
         """Return what memory holds of ``key``; never waits."""
 
-    def locate(self, keys: Sequence[Digest]) -> dict[Digest, Found]:
-        """Return where those of ``keys`` are that are there, without their values."""
+    def locate(self, keys: Sequence[Digest]) -> dict[Digest, str]:
+        """Return the nearest tier of those of ``keys`` that are there; reads and counts nothing."""
 
-    def read(self, key: Digest) -> Found | None:
-        """Return an embedding, None if it is not there or turned out damaged."""
+    def read(self, key: Digest, *, kind: str) -> Found | None:
+        """Return an embedding, None if it is not there or turned out damaged; counts it."""
 
     def read_many(self, keys: Sequence[Digest]) -> Iterator[tuple[Digest, bytes]]:
         """Yield those of ``keys`` that are there, in the order that is quickest to read."""
+
+    def count(self, tier: str | None, *, kind: str) -> None:
+        """Count a hit in ``tier`` that ``locate`` or ``peek`` found; None is a miss."""
 
     def write(self, key: Digest, value: bytes) -> bool:
         """Keep an embedding; tell whether it was new."""

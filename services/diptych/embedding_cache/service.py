@@ -60,6 +60,8 @@ __all__ = ["CACHE_SERVICE_NAME", "EmbeddingCacheService"]
 
 CACHE_SERVICE_NAME: Final = pb.DESCRIPTOR.services_by_name["EmbeddingCacheService"].full_name
 READ_GROUP: Final = 8
+UNKNOWN: Final = "unknown"
+"""Kind of what is asked for by its key alone."""
 NUM_THREADS: Final = 8
 NUM_WARMING: Final = 2
 
@@ -103,7 +105,7 @@ class EmbeddingCacheService(pb_grpc.EmbeddingCacheServiceServicer):
             for key, record in zip(keys, records, strict=True)
         }
         found = await (await self._obtain()).obtain(
-            makes, mode=order.mode, with_values=order.with_values
+            makes, kind="prompt", mode=order.mode, with_values=order.with_values
         )
         is_all = order.mode is CacheMode.BYPASS
         return pb.EncodePromptsResponse(embeddings=encoded_embeddings(keys, found, is_all=is_all))
@@ -155,6 +157,7 @@ class EmbeddingCacheService(pb_grpc.EmbeddingCacheServiceServicer):
             if (value := store.peek(key)) is None:
                 cold.append(key)
                 continue
+            store.count("memory", kind=UNKNOWN)
             del missing[key]
             for message in embedding_messages(key, value):
                 yield message
@@ -264,7 +267,9 @@ class EmbeddingCacheService(pb_grpc.EmbeddingCacheServiceServicer):
         record = encoding.image_record(digest, image.preprocessing)
         key = record.key()
         makes: Makes = {key: partial(encoding.encode_image, record, data)}
-        found = await obtaining.obtain(makes, mode=order.mode, with_values=order.with_values)
+        found = await obtaining.obtain(
+            makes, kind="image", mode=order.mode, with_values=order.with_values
+        )
         return key, found[key]
 
     async def _drawn(

@@ -244,7 +244,7 @@ class EncodedEmbedding(_message.Message):
     source: Global___EmbeddingSource.ValueType
     """Where it came from."""
     size_bytes: _builtins.int
-    """Bytes of its value."""
+    """Bytes of its value. 0: it is there and was not read."""
     value: _builtins.bytes
     """Its value, where it was asked for and fits; the first of equal keys has it."""
     def __init__(
