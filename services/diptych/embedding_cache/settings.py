@@ -47,6 +47,8 @@ class CacheSettings(BaseModel):
     """auto, cpu, cuda or cuda:N (ROCm answers to cuda too)."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """What text encoders compute in; auto is float32 on a CPU, bfloat16 on a device that has it."""
+    image_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """What the autoencoder computes in; SDXL's own overflows in float16."""
     memory_bytes: Annotated[int, Field(ge=0)] = 1 << 30
     """Bytes of each tenant's embeddings in memory."""
     dir: Path | None = None

@@ -5,15 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
-import torch
-
 from diptych.adapters.adapter import Adapter
 from diptych.adapters.merge.merging import Merged
 from diptych.adapters.merge.zipping import ZipSpec
 from diptych.adapters.registry import Registry
 from diptych.diffusion import SOLVERS
 from diptych.diffusion.schedule import SIGMA_SCHEDULES, SPACINGS
-from diptych.errors import FieldViolation, SettingInvalid
 from diptych.inference.adapter_loading import StoreLoader
 from diptych.inference.adapter_store import adapters_dir, fetches, open_registry
 from diptych.inference.base_weights import BaseWeights, weights_of
