@@ -31,7 +31,9 @@ def encoding() -> Iterator[FakeEncoding]:
 
 @pytest.fixture
 def hosting(store: FakeStore, encoding: FakeEncoding) -> Hosting:
-    return Hosting(encodings={Stage.BASE: encoding}, store_of=lambda _tenant: store)
+    return Hosting(
+        encodings={Stage.BASE: encoding}, store_of=lambda _tenant: store, encoded=encoding.counts
+    )
 
 
 @pytest.fixture

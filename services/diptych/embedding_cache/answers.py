@@ -70,7 +70,7 @@ def warm_result(outcome: WarmOutcome) -> pb.WarmResult:
 
 
 def stats_answer(
-    counts: StoreCounts, encodings: Sequence[Sequence[EncodingCounts]]
+    counts: StoreCounts, encoded: Sequence[EncodingCounts]
 ) -> pb.GetCacheStatsResponse:
     """Return the message of what a tenant's store holds and the encoders did."""
     answer = pb.GetCacheStatsResponse(num_roots=counts.num_roots, num_damaged=counts.num_damaged)
@@ -84,14 +84,11 @@ def stats_answer(
             num_misses=tier.num_misses,
             num_evictions=tier.num_evictions,
         )
-    for kind, number in KINDS.items():
-        ones = [one for some in encodings for one in some if one.kind == kind]
+    for one in encoded:
         stats = answer.encodings.add(
-            kind=number,
-            num_encoded=sum(one.num_encoded for one in ones),
-            num_batches=sum(one.num_batches for one in ones),
+            kind=KINDS[one.kind], num_encoded=one.num_encoded, num_batches=one.num_batches
         )
-        stats.encode_time.FromTimedelta(timedelta(seconds=sum(one.seconds for one in ones)))
+        stats.encode_time.FromTimedelta(timedelta(seconds=one.seconds))
     return answer
 
 

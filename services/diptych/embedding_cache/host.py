@@ -150,10 +150,6 @@ class StageEncoders:
         """Return the entry of ``record`` to come; ``data`` is the image's file."""
         return self._device.submit_image(record.key(), record, data)
 
-    def counts(self) -> tuple[EncodingCounts, ...]:
-        """Count what the device did for all stages."""
-        return self._device.counts()
-
 
 class _Elsewhere:
     """Entries that the batcher neither finds nor keeps: each tenant's store has its own flights."""

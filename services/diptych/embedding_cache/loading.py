@@ -59,7 +59,7 @@ def load_cache(settings: Settings, metrics: CacheMetrics) -> Loaded:
         stores.close()
 
     return Loaded(
-        hosting=Hosting(encodings=encodings, store_of=stores.of),
+        hosting=Hosting(encodings=encodings, store_of=stores.of, encoded=device.counts),
         models={one.name: one.source for one in loaded},
         version=_version(),
         read=read,

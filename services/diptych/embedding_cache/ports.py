@@ -182,9 +182,6 @@ class Encoding(Protocol):
             QueueFull: Too much waits for the device.
         """
 
-    def counts(self) -> tuple[EncodingCounts, ...]:
-        """Count what it did."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WarmOutcome:
@@ -224,4 +221,6 @@ class Hosting:
     encodings: dict[Stage, Encoding]
     store_of: Callable[[str], Store]
     """A tenant's store; opened when it is first asked for."""
+    encoded: Callable[[], tuple[EncodingCounts, ...]] = tuple
+    """What the encoders of all stages did."""
     warming: Warming | None = None

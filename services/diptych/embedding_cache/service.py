@@ -204,8 +204,7 @@ class EmbeddingCacheService(pb_grpc.EmbeddingCacheServiceServicer):
     ) -> pb.GetCacheStatsResponse:
         """Tell what the cache holds and did."""
         counts = await self._run((await self._store()).counts)
-        encodings = {id(one): one for one in self._opened().encodings.values()}
-        return stats_answer(counts, [one.counts() for one in encodings.values()])
+        return stats_answer(counts, self._opened().encoded())
 
     @override
     async def EvictEmbeddings(
