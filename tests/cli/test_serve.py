@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
+from diptych.clients.embedding_cache import EmbeddingCacheClient
+from diptych.clients.embedding_values import PromptsCall
 from diptych.clients.inference import ClientConfig, InferenceClient
 from diptych.rpc.channel import ChannelConfig
 
@@ -56,10 +58,15 @@ def test_unknown_key_of_the_file_is_refused(invoke: Invoke, tmp_path: Path) -> N
 
 @pytest.fixture(params=[("up",), ("serve", "inference")], ids=" ".join)
 def process(
-    request: pytest.FixtureRequest, free_port: int, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest,
+    free_port: int,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Yield the command, running on ``free_port``."""
-    monkeypatch.setenv("DIPTYCH_INFERENCE_METRICS_PORT", "0")
+    for name in ("INFERENCE_METRICS_PORT", "CACHE_METRICS_PORT", "CACHE_PORT"):
+        monkeypatch.setenv(f"DIPTYCH_{name}", "0")
+    monkeypatch.setenv("DIPTYCH_HOME", str(tmp_path))
     program = [sys.executable, "-m", "diptych.cli", *request.param, "--port", str(free_port)]
     with subprocess.Popen(program, stderr=subprocess.DEVNULL) as running:
         try:
@@ -75,3 +82,31 @@ def test_command_serves_until_sigterm(process: subprocess.Popen[bytes], free_por
         assert client.get_capabilities().version
     process.send_signal(signal.SIGTERM)
     assert process.wait(60.0) == 0
+
+
+@pytest.fixture(params=[("up", "--cache-port"), ("serve", "embedding-cache", "--port")])
+def caching(
+    request: pytest.FixtureRequest,
+    free_port: int,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Yield a command that runs the embedding cache on ``free_port``."""
+    for name in ("INFERENCE_METRICS_PORT", "CACHE_METRICS_PORT", "INFERENCE_PORT"):
+        monkeypatch.setenv(f"DIPTYCH_{name}", "0")
+    monkeypatch.setenv("DIPTYCH_HOME", str(tmp_path))
+    program = [sys.executable, "-m", "diptych.cli", *request.param, str(free_port)]
+    with subprocess.Popen(program, stderr=subprocess.DEVNULL) as running:
+        try:
+            yield running
+        finally:
+            running.kill()
+
+
+def test_cache_serves_until_sigterm(caching: subprocess.Popen[bytes], free_port: int) -> None:
+    config = ClientConfig(channel=ChannelConfig(address=f"127.0.0.1:{free_port}"))
+    with EmbeddingCacheClient(config) as client:
+        client.wait_until_ready(timeout_s=100.0)
+        assert client.encode_prompts(PromptsCall(prompts=["a"]))[0].source == "encoded"
+    caching.send_signal(signal.SIGTERM)
+    assert caching.wait(60.0) == 0

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from diptych.errors import EngineFault, Unavailable
-from diptych.rpc.running import Ports, ServingThread, unless
+from diptych.rpc.running import Ports, ServingThread, together, unless
 
 PORTS = Ports(host="127.0.0.1", port=5, metrics_port=None, health_port=None)
 
@@ -54,3 +54,17 @@ async def test_work_is_given_up_when_the_stop_comes() -> None:
 
 async def test_work_that_ends_first_counts() -> None:
     assert await unless(asyncio.Event(), asyncio.sleep(0, "done")) == "done"
+
+
+async def test_services_run_together_until_they_are_told() -> None:
+    stop, heard = asyncio.Event(), list[Ports]()
+    running = asyncio.ensure_future(together(serving, serving)(stop, heard.append))
+    await asyncio.sleep(0.01)
+    assert (heard, running.done()) == ([PORTS, PORTS], False)
+    stop.set()
+    assert await running
+
+
+async def test_service_that_fails_ends_the_others() -> None:
+    with pytest.raises(EngineFault):
+        await together(serving, failing)(asyncio.Event(), lambda _: None)

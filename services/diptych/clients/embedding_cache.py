@@ -40,6 +40,7 @@ from diptych.clients.embedding_values import (
     Written,
 )
 from diptych.clients.prefetching import read_ahead
+from diptych.clients.readiness import wait_until_ready, wait_until_ready_async
 from diptych.clients.sending import Sending
 from diptych.digest import Digest
 from diptych.errors import DiptychError, EmbeddingMissing
@@ -178,6 +179,10 @@ class EmbeddingCacheClient:
             older_than_s=older_than_s, budget_bytes=budget_bytes, dry_run=dry_run
         )
         return read_evicted(self._call(self._stub.EvictEmbeddings, request, timeout_s))
+
+    def wait_until_ready(self, *, timeout_s: float) -> None:
+        """Return as soon as the server takes calls; raises if it does not within ``timeout_s``."""
+        wait_until_ready(self._channel, self._config, timeout_s=timeout_s)
 
     def close(self) -> None:
         """Cancel what runs and disconnect."""
@@ -339,6 +344,10 @@ class AsyncEmbeddingCacheClient:
             older_than_s=older_than_s, budget_bytes=budget_bytes, dry_run=dry_run
         )
         return read_evicted(await self._call(self._stub.EvictEmbeddings, request, timeout_s))
+
+    async def wait_until_ready(self, *, timeout_s: float) -> None:
+        """Return as soon as the server takes calls; raises if it does not within ``timeout_s``."""
+        await wait_until_ready_async(self._channel, self._config, timeout_s=timeout_s)
 
     async def close(self) -> None:
         """Cancel what runs and disconnect."""

@@ -9,23 +9,21 @@ import contextlib
 import dataclasses
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from diptych.clients.assembly import Assembler
 from diptych.clients.calls import GenerateCall, RefineCall
 from diptych.clients.capabilities import Capabilities, read_capabilities
 from diptych.clients.config import ClientConfig, call_options, meaning
 from diptych.clients.events import Event, Picture
+from diptych.clients.readiness import wait_until_ready, wait_until_ready_async
 from diptych.clients.requests import Draft, draft_generate, draft_refine
 from diptych.errors import (
-    DeadlineExceeded,
     DiptychError,
     FieldViolation,
     InvalidRequest,
-    ServerUnreachable,
 )
 from diptych.rpc.channel import open_async_channel, open_channel
 from diptych.v1 import inference_pb2 as pb
@@ -33,8 +31,6 @@ from diptych.v1 import inference_pb2_grpc as pb_grpc
 
 __all__ = ["AsyncInferenceClient", "ClientConfig", "InferenceClient"]
 
-READY: Final = "readiness"
-"""Health service name that tells whether a server takes calls."""
 
 Call = TypeVar("Call", GenerateCall, RefineCall)
 Request = pb.GenerateRequest | pb.RefineRequest
@@ -102,18 +98,7 @@ class InferenceClient:
         Raises:
             DiptychError: it did not say so within ``timeout_s``.
         """
-        watch: Any = health_pb2_grpc.HealthStub(self._channel)
-        request = health_pb2.HealthCheckRequest(service=READY)
-        answers = watch.Watch(request, timeout=timeout_s, wait_for_ready=True)
-        try:
-            for answer in answers:
-                if answer.status == health_pb2.HealthCheckResponse.SERVING:
-                    return
-        except grpc.RpcError as error:
-            raise _not_ready(error, self._config, timeout_s) from error
-        finally:
-            answers.cancel()
-        raise ServerUnreachable(address=self._config.channel.address, detail="health watch ended")
+        wait_until_ready(self._channel, self._config, timeout_s=timeout_s)
 
     def close(self) -> None:
         """Cancel what runs and disconnect."""
@@ -234,18 +219,7 @@ class AsyncInferenceClient:
         Raises:
             DiptychError: it did not say so within ``timeout_s``.
         """
-        watch: Any = health_pb2_grpc.HealthStub(self._channel)
-        request = health_pb2.HealthCheckRequest(service=READY)
-        answers = watch.Watch(request, timeout=timeout_s, wait_for_ready=True)
-        try:
-            async for answer in answers:
-                if answer.status == health_pb2.HealthCheckResponse.SERVING:
-                    return
-        except grpc.RpcError as error:
-            raise _not_ready(error, self._config, timeout_s) from error
-        finally:
-            answers.cancel()
-        raise ServerUnreachable(address=self._config.channel.address, detail="health watch ended")
+        await wait_until_ready_async(self._channel, self._config, timeout_s=timeout_s)
 
     async def close(self) -> None:
         """Cancel what runs and disconnect."""
@@ -313,15 +287,6 @@ def _drafted(stub: Any, call: GenerateCall | RefineCall) -> tuple[Method, AnyDra
     if isinstance(call, GenerateCall):
         return stub.Generate, draft_generate(_named(call))
     return stub.Refine, draft_refine(_named(call))
-
-
-def _not_ready(error: grpc.RpcError, config: ClientConfig, timeout_s: float) -> DiptychError:
-    """Return why a server was not waited for; its silence until the deadline is its absence."""
-    found = meaning(error, config, "")
-    if isinstance(found, DeadlineExceeded):
-        detail = f"not ready within {timeout_s:g} s"
-        return ServerUnreachable(address=config.channel.address, detail=detail)
-    return found
 
 
 def _pictures(events: list[Event]) -> list[Picture]:

@@ -9,7 +9,6 @@ import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 from prometheus_client import CollectorRegistry
 
@@ -18,14 +17,14 @@ from diptych.embedding_cache.service import CACHE_SERVICE_NAME, EmbeddingCacheSe
 from diptych.embedding_cache.settings import Settings
 from diptych.errors import ExtraMissing
 from diptych.rpc.auth import TokenFile, everyone
-from diptych.rpc.running import Ports, ServingThread, run_until_signal, unless
+from diptych.rpc.running import Ports, Serve, ServingThread, run_until_signal, unless
 from diptych.rpc.server import Probe, RpcServer, ServerConfig
 from diptych.telemetry.cache_metrics import CacheMetrics, CacheReading
 from diptych.telemetry.logging import configure_logging
 from diptych.telemetry.metrics_port import open_metrics
 from diptych.v1.embedding_cache_pb2_grpc import add_EmbeddingCacheServiceServicer_to_server
 
-__all__ = ["BackgroundCache", "Load", "Loaded", "run_server", "serve"]
+__all__ = ["BackgroundCache", "Load", "Loaded", "run_server", "serve", "service"]
 
 _log = logging.getLogger(__name__)
 
@@ -71,7 +70,7 @@ async def serve(
             else TokenFile(own.auth_tokens_file),
             on_call=metrics.on_call,
         )
-        rpc.add_service(CACHE_SERVICE_NAME, service, add_EmbeddingCacheServiceServicer_to_server)
+        rpc.add_service(CACHE_SERVICE_NAME, cache, add_EmbeddingCacheServiceServicer_to_server)
         metrics_server = open_metrics(
             metrics.registry, host=own.host, port=own.metrics_port, field="cache.metrics_port"
         )
@@ -84,10 +83,10 @@ async def serve(
         if loaded is None:
             return False
         stack.push_async_callback(asyncio.to_thread, loaded.close)
-        stack.push_async_callback(asyncio.to_thread, service.close)
+        stack.push_async_callback(asyncio.to_thread, cache.close)
         metrics.watch(loaded.read)
         metrics.describe(version=loaded.version, **loaded.models)
-        service.open(loaded.hosting)
+        cache.open(loaded.hosting)
         await rpc.set_health(Probe.STARTUP, serving=True)
         await rpc.set_health(Probe.READINESS, serving=True)
         ready(
@@ -110,8 +109,7 @@ def run_server(settings: Settings, load: Load | None = None) -> None:
         DiptychError: as ``serve``.
     """
     configure_logging(settings.log_level)
-    serving = partial(_serving, settings, load or _load_from_settings)
-    asyncio.run(run_until_signal(serving, grace_s=settings.cache.grace_s))
+    asyncio.run(run_until_signal(service(settings, load), grace_s=settings.cache.grace_s))
 
 
 class BackgroundCache(ServingThread):
@@ -119,13 +117,16 @@ class BackgroundCache(ServingThread):
 
     def __init__(self, settings: Settings, load: Load | None = None) -> None:
         """Prepare to serve as ``settings`` say; nothing runs before ``start``."""
-        super().__init__(partial(_serving, settings, load or _load_from_settings))
+        super().__init__(service(settings, load))
 
 
-async def _serving(
-    settings: Settings, load: Load, stop: asyncio.Event, ready: Callable[[Ports], None]
-) -> bool:
-    return await serve(settings, stop, ready=ready, load=load)
+def service(settings: Settings, load: Load | None = None) -> Serve:
+    """Return the service as ``rpc.running`` runs it."""
+
+    async def serving(stop: asyncio.Event, ready: Callable[[Ports], None]) -> bool:
+        return await serve(settings, stop, ready=ready, load=load or _load_from_settings)
+
+    return serving
 
 
 def _load_from_settings(settings: Settings, metrics: CacheMetrics) -> Loaded:

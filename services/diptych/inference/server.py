@@ -30,7 +30,7 @@ from diptych.inference.service import SERVICE_NAME, Hosting, InferenceService, S
 from diptych.inference.settings import InferenceSettings, Settings
 from diptych.rpc.auth import TokenFile, everyone
 from diptych.rpc.channel import ChannelConfig
-from diptych.rpc.running import Ports, ServingThread, run_until_signal, unless
+from diptych.rpc.running import Ports, Serve, ServingThread, run_until_signal, unless
 from diptych.rpc.server import Probe, RpcServer, ServerConfig
 from diptych.storage.tiers import TierStats
 from diptych.telemetry.logging import configure_logging
@@ -47,6 +47,7 @@ __all__ = [
     "RunningEngine",
     "run_server",
     "serve",
+    "service",
 ]
 
 WATCH_S: Final = 1.0
@@ -110,9 +111,9 @@ async def serve(
     async with contextlib.AsyncExitStack() as stack:
         tracer = _tracer(settings)
         stack.callback(tracer.close)
-        service = InferenceService(tracer=tracer, on_image=metrics.on_image)
+        painting = InferenceService(tracer=tracer, on_image=metrics.on_image)
         rpc = _rpc_server(own, metrics)
-        rpc.add_service(SERVICE_NAME, service, add_InferenceServiceServicer_to_server)
+        rpc.add_service(SERVICE_NAME, painting, add_InferenceServiceServicer_to_server)
         adapters = AdapterService(own.limits())
         stack.callback(adapters.close)
         rpc.add_service(ADAPTER_SERVICE_NAME, adapters, add_AdapterServiceServicer_to_server)
@@ -132,7 +133,7 @@ async def serve(
         hosting = await unless(stop, _hosting(loaded, own, stack))
         if hosting is None:
             return True
-        service.open(hosting)
+        painting.open(hosting)
         adapters.open(loaded.catalog, loaded.engine)
         await rpc.set_health(Probe.STARTUP, serving=True)
         await rpc.set_health(Probe.READINESS, serving=True)
@@ -158,8 +159,7 @@ def run_server(settings: Settings, load: Load | None = None) -> None:
         DiptychError: as ``serve``.
     """
     configure_logging(settings.log_level)
-    serving = partial(_serving, settings, load or _load_from_settings)
-    asyncio.run(run_until_signal(serving, grace_s=settings.inference.grace_s))
+    asyncio.run(run_until_signal(service(settings, load), grace_s=settings.inference.grace_s))
 
 
 class BackgroundServer(ServingThread):
@@ -167,13 +167,16 @@ class BackgroundServer(ServingThread):
 
     def __init__(self, settings: Settings, load: Load | None = None) -> None:
         """Prepare to serve as ``settings`` say; nothing runs before ``start``."""
-        super().__init__(partial(_serving, settings, load or _load_from_settings))
+        super().__init__(service(settings, load))
 
 
-async def _serving(
-    settings: Settings, load: Load, stop: asyncio.Event, ready: Callable[[Ports], None]
-) -> bool:
-    return await serve(settings, stop, ready=ready, load=load)
+def service(settings: Settings, load: Load | None = None) -> Serve:
+    """Return the service as ``rpc.running`` runs it."""
+
+    async def serving(stop: asyncio.Event, ready: Callable[[Ports], None]) -> bool:
+        return await serve(settings, stop, ready=ready, load=load or _load_from_settings)
+
+    return serving
 
 
 def _bring_up(

@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 
 from diptych.errors import Unavailable
 
-__all__ = ["Ports", "Serve", "ServingThread", "run_until_signal", "unless"]
+__all__ = ["Ports", "Serve", "ServingThread", "run_until_signal", "together", "unless"]
 
 FORCED_EXIT: Final = 130
 
@@ -61,6 +61,28 @@ async def run_until_signal(serve: Serve, *, grace_s: float) -> None:
     if not came_up:
         logging.shutdown()
         os._exit(0)  # the interpreter would wait for the thread that loads
+
+
+def together(*services: Serve) -> Serve:
+    """Return services as one: they come up side by side, and when one ends the others do.
+
+    Raises what the first of them that failed raised, once all have ended.
+    """
+
+    async def serve(stop: asyncio.Event, ready: Callable[[Ports], None]) -> bool:
+        async def one(service: Serve) -> bool:
+            try:
+                return await service(stop, ready)
+            finally:
+                stop.set()
+
+        outcomes = await asyncio.gather(*map(one, services), return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+        return all(outcomes)
+
+    return serve
 
 
 class ServingThread:
