@@ -11,11 +11,11 @@ NOWHERE = ClientConfig(channel=ChannelConfig(address="127.0.0.1:1", max_attempts
 
 
 def test_absence_until_the_deadline_is_named() -> None:
-    with EmbeddingCacheClient(NOWHERE) as client, pytest.raises(ServerUnreachable, match="0.1 s"):
+    with EmbeddingCacheClient(NOWHERE) as client, pytest.raises(ServerUnreachable, match=r"0\.1 s"):
         client.wait_until_ready(timeout_s=0.1)
 
 
 async def test_asyncio_client_says_the_same() -> None:
     async with AsyncEmbeddingCacheClient(NOWHERE) as client:
-        with pytest.raises(ServerUnreachable, match="0.1 s"):
+        with pytest.raises(ServerUnreachable, match=r"0\.1 s"):
             await client.wait_until_ready(timeout_s=0.1)

@@ -62,7 +62,7 @@ async def serve(
     own = settings.cache
     metrics = CacheMetrics(CollectorRegistry())
     async with contextlib.AsyncExitStack() as stack:
-        service = EmbeddingCacheService()
+        cache = EmbeddingCacheService()
         rpc = RpcServer(
             ServerConfig(host=own.host, port=own.port, health_port=own.health_port),
             authenticate=everyone
