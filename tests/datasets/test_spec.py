@@ -2,13 +2,13 @@
 
 import pytest
 
+from diptych.datasets.source_spec import FolderSource
 from diptych.datasets.spec import (
     BucketsSpec,
     CaptionFilter,
     CaptionsSpec,
     CropSpec,
     DatasetSpec,
-    FolderSource,
     Manifest,
     SamplingSpec,
     SizeSpec,

@@ -7,9 +7,11 @@ Ranges of single fields are ``Field`` constraints, rules between fields are in `
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, with_config
+from pydantic import Field, with_config
+
+from diptych.datasets.source_spec import STRICT, SourceSpec, Text
 
 __all__ = [
     "BucketsSpec",
@@ -21,19 +23,12 @@ __all__ = [
     "CropSpec",
     "DatasetKind",
     "DatasetSpec",
-    "FolderSource",
-    "HuggingFaceSource",
     "Manifest",
     "MasksSpec",
-    "MetadataSpec",
-    "S3Source",
     "SamplingSpec",
     "ShuffleSpec",
     "SizeSpec",
     "SizeUnit",
-    "SourceSpec",
-    "TableSource",
-    "WebDatasetSource",
 ]
 
 DatasetKind = Literal["train", "regularisation", "eval"]
@@ -43,8 +38,6 @@ CacheMode = Literal["read_through", "on_demand", "read_only", "bypass"]
 """``read_through``: made before training begins, kept; ``on_demand``: made when first asked for,
 kept; ``read_only``: a miss is an error; ``bypass``: made each time, nothing kept."""
 
-_STRICT: Final = ConfigDict(extra="forbid")
-Text = Annotated[str, Field(min_length=1, max_length=4096)]
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -60,106 +53,7 @@ def _check_order(spec: object, low: str, high: str) -> None:
         raise ValueError(f"{low} {first:g} is above {high} {last:g}")
 
 
-@with_config(_STRICT)
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MetadataSpec:
-    """A table beside the images: JSON lines, CSV or parquet, by its suffix."""
-
-    path: Text = "metadata.jsonl"
-    """Relative to the source's folder or prefix."""
-    file_column: Text = "file_name"
-    """Names an image, relative to the table."""
-    has_extension: bool = True
-    """Whether ``file_column`` holds the file's extension; else it is its name without."""
-    width_column: Text | None = None
-    """Width in pixels; a picture of another size than the table says is reported."""
-    height_column: Text | None = None
-
-
-@with_config(_STRICT)
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FolderSource:
-    """Images in a local folder, in order of their paths; ImageFolder where it has metadata."""
-
-    path: Text
-    """Relative to the manifest."""
-    type: Literal["folder"] = "folder"
-    recursive: bool = True
-    links: Literal["inside", "refuse", "follow"] = "inside"
-    """Symbolic links: ``inside`` follows those that stay in the folder and reports the others,
-    ``refuse`` reports all, ``follow`` goes wherever the caller's roots allow."""
-    metadata: MetadataSpec | None = None
-
-
-@with_config(_STRICT)
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HuggingFaceSource:
-    """What Hugging Face's ``datasets`` loads: a folder of files, or a name on its hub."""
-
-    dataset: Text
-    """Path, relative to the manifest where it begins with a dot or a slash; else a hub's name."""
-    type: Literal["huggingface"] = "huggingface"
-    configuration: Text | None = None
-    split: Text = "train"
-    revision: Text | None = None
-    image_column: Text = "image"
-    streaming: bool = False
-    """Read in order without a local copy; indexed by reading it once."""
-
-
-@with_config(_STRICT)
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TableSource:
-    """A parquet or CSV file whose rows name images by url or path."""
-
-    path: Text
-    """Of the table, relative to the manifest."""
-    type: Literal["table"] = "table"
-    image_column: Text = "url"
-    """http(s) urls, or paths relative to ``base``."""
-    base: Text | None = None
-    """Folder, relative to the manifest; None is the table's own."""
-    cache: Text | None = None
-    """Folder in which downloads are kept, relative to the manifest; None keeps none."""
-    max_bytes: Annotated[int, Field(ge=1, le=2**31)] = 256 * 2**20
-    """Of one download."""
-    timeout_s: Annotated[float, Field(gt=0.0, le=600.0)] = 20.0
-    """Seconds in which a download must be whole."""
-    num_attempts: Annotated[int, Field(ge=1, le=10)] = 3
-    """Of one download, where another may help."""
-
-
-@with_config(_STRICT)
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WebDatasetSource:
-    """Tars of samples: files of one name with different extensions, read without unpacking."""
-
-    path: Text
-    """A tar, a folder of tars, or a pattern such as ``shards/train-*.tar``."""
-    type: Literal["webdataset"] = "webdataset"
-
-
-@with_config(_STRICT)
-@dataclass(frozen=True, slots=True, kw_only=True)
-class S3Source:
-    """Images below a prefix of a bucket; credentials come from the process's surroundings."""
-
-    bucket: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{1,62}$")]
-    type: Literal["s3"] = "s3"
-    prefix: Annotated[str, Field(max_length=1024)] = ""
-    endpoint_url: Text | None = None
-    """For stores other than AWS."""
-    region: Text | None = None
-    metadata: MetadataSpec | None = None
-
-
-SourceSpec = Annotated[
-    FolderSource | HuggingFaceSource | TableSource | WebDatasetSource | S3Source,
-    Field(discriminator="type"),
-]
-
-
-@with_config(_STRICT)
+@with_config(STRICT)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaptionFilter:
     """A change made to every caption, before tags are shuffled and before a prompt is prepended."""
@@ -177,7 +71,7 @@ class CaptionFilter:
             raise ValueError(f"{self.pattern!r:.80} is no regular expression: {error}") from error
 
 
-@with_config(_STRICT)
+@with_config(STRICT)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShuffleSpec:
     """Further captions made by shuffling a caption's tags, the same ones for the same seed."""
@@ -190,7 +84,7 @@ class ShuffleSpec:
     seed: Seed = 0
 
 
-@with_config(_STRICT)
+@with_config(STRICT)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaptionsSpec:
     """Where an image's captions come from and what is done to them, in the order of the fields."""
@@ -224,7 +118,7 @@ class CaptionsSpec:
             raise ValueError("instance_prompt is missing, and it is asked for")
 
 
-@with_config(_STRICT)
+@with_config(STRICT)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SizeSpec:
     """How large the images are that a model sees. Lengths are in ``unit``."""
@@ -254,7 +148,7 @@ class SizeSpec:
         _check_order(self, "minimum_aspect", "maximum_aspect")
 
 
-@with_config(_STRICT)
+@with_config(STRICT)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BucketsSpec:
     """The sizes that images are brought to: by aspect, or from a list."""
@@ -276,7 +170,7 @@ class BucketsSpec:
             raise ValueError(f"sizes {bad[:4]} are not multiples of edge {self.edge}")
 
 
-@with_config(_STRICT)
+@with_config(STRICT)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CropSpec:
     """What of an image is seen."""
@@ -299,7 +193,7 @@ class CropSpec:
             raise ValueError("aspects belong to aspect: closest and aspect: random, and only there")
 
 
-@with_config(_STRICT)
+@with_config(STRICT)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingSpec:
     """When and how often a dataset's images are seen."""
@@ -326,7 +220,7 @@ class SamplingSpec:
         _check_order(self, "start_step", "end_step")
 
 
-@with_config(_STRICT)
+@with_config(STRICT)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MasksSpec:
     """Pictures that weigh the loss: of the same path as an image, whatever their extension."""
@@ -338,7 +232,7 @@ class MasksSpec:
     """With which a batch uses its masks."""
 
 
-@with_config(_STRICT)
+@with_config(STRICT)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheSpec:
     """How embeddings are kept; read-through unless set."""
@@ -347,7 +241,7 @@ class CacheSpec:
     prompts: CacheMode = "read_through"
 
 
-@with_config(_STRICT)
+@with_config(STRICT)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChecksSpec:
     """What happens to images that are as good as others, or hurt."""
@@ -360,7 +254,7 @@ class ChecksSpec:
     """Of pictures that can be read though they are hurt by compression or cut short."""
 
 
-@with_config(_STRICT)
+@with_config(STRICT)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetSpec:
     """One dataset."""
@@ -379,7 +273,7 @@ class DatasetSpec:
     checks: ChecksSpec = ChecksSpec()
 
 
-@with_config(_STRICT)
+@with_config(STRICT)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """All that one file says."""
