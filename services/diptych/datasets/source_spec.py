@@ -65,8 +65,6 @@ class HuggingFaceSource:
     split: Text = "train"
     revision: Text | None = None
     image_column: Text = "image"
-    streaming: bool = False
-    """Read in order without a local copy; indexed by reading it once."""
 
 
 @with_config(STRICT)
