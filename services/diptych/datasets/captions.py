@@ -84,9 +84,13 @@ class CaptionReader:
         return [text.removeprefix(_BOM)]
 
     def _fits(self, text: str, item: SourceItem) -> bool:
-        size_bytes = len(text.encode("utf-8", "surrogatepass"))
-        if size_bytes <= self._spec.max_bytes:
-            return True
+        try:
+            if len(text.encode()) <= self._spec.max_bytes:
+                return True
+        except UnicodeEncodeError:
+            detail = "half a character, which UTF-8 cannot spell"
+            self._note("caption_not_utf8", item.place, detail, action="reported")
+            return False
         detail = f"more than {self._spec.max_bytes} bytes of text"
         self._note("caption_too_long", item.place, detail, action="reported")
         return False

@@ -248,7 +248,7 @@ class ChecksSpec:
 
     near_duplicates: Literal["report", "skip", "ignore"] = "report"
     """``skip`` leaves out all but the first of a group, and reports it."""
-    max_distance: Annotated[int, Field(ge=0, le=16)] = 4
+    max_distance: Annotated[int, Field(ge=0, le=11)] = 4
     """Bits of 64 in which the perceptual hashes of near duplicates may differ."""
     damaged: Literal["report", "skip", "ignore"] = "report"
     """Of pictures that can be read though they are hurt by compression or cut short."""
