@@ -14,7 +14,7 @@ from diptych.datasets.sources.base import (
     SourceItem,
     stem_of,
 )
-from diptych.datasets.sources.rows import MetadataRows, read_rows, refuse_source
+from diptych.datasets.sources.rows import MetadataRows, Row, read_rows, refuse_source
 from diptych.errors import ImageInvalid, ObjectNotFound
 
 __all__ = ["Folder", "read_file", "stamp_of"]
@@ -27,6 +27,9 @@ SIDE_SUFFIXES: Final = frozenset(
     )
 )
 """Names that do not look like pictures and are expected beside them."""
+
+
+_NO_ROW: Final[Row] = {}
 
 
 class Folder:
@@ -44,12 +47,11 @@ class Folder:
             refuse_source(str(self._root), "no such folder")
         metadata = self._metadata()
         table = self._spec.metadata and self._spec.metadata.path
-        for place in self._walk("", frozenset()):
+        for place, entry in self._walk("", frozenset()):
             if place == table or not self._is_picture(place):
                 continue
-            row = metadata.of(place) if metadata else {}
-            stamp = stamp_of(self._root / place)
-            yield SourceItem(place=place, name=stem_of(place), stamp=stamp, row=row)
+            row = metadata.of(place) if metadata else _NO_ROW
+            yield SourceItem(place=place, name=stem_of(place), stamp=_stamp(entry), row=row)
         for file in metadata.unused() if metadata else ():
             self._note("row_without_image", file, f"named in {table} and not in the folder")
 
@@ -75,8 +77,10 @@ class Folder:
         except OSError as error:
             refuse_source(spec.path, f"cannot be read: {error.strerror}")
 
-    def _walk(self, folder: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
-        """Yield the paths of files below ``folder``; ``above`` are the folders it lies in."""
+    def _walk(
+        self, folder: str, above: frozenset[tuple[int, int]]
+    ) -> Iterator[tuple[str, os.DirEntry[str]]]:
+        """Yield the files below ``folder`` with their paths; ``above`` are those it lies in."""
         path = self._root / folder
         try:
             status = path.stat()
@@ -91,35 +95,34 @@ class Folder:
             if not self._may_enter(entry, place):
                 continue
             if not entry.is_dir():
-                yield place
+                yield place, entry
             elif self._spec.recursive and not self._is_loop(entry, above, place):
                 subfolders.append(f"{place}/")
         for subfolder in subfolders:
             yield from self._walk(subfolder, above)
 
     def _may_enter(self, entry: os.DirEntry[str], place: str) -> bool:
+        """Return whether to go on with an entry, and note why not."""
         if entry.name.startswith("."):
             self._note("name_hidden", _shown(place), "hidden files are not read")
-            return False
-        if not entry.name.isprintable() and _shown(place) != place:
+        elif not entry.name.isprintable() and _shown(place) != place:
             self._note("name_not_utf8", _shown(place), "its name is not UTF-8")
-            return False
-        if not entry.is_symlink() or self._spec.links == "follow":
-            target = Path(entry.path)
-            return not entry.is_symlink() or self._is_allowed(target, place)
-        if self._spec.links == "refuse":
-            self._note("link_refused", place, "symbolic links are not followed")
-            return False
-        if Path(entry.path).resolve().is_relative_to(self._root.resolve()):
+        elif not entry.is_symlink():
             return True
-        self._note("link_outside", place, "a symbolic link that leaves the folder")
+        elif self._spec.links == "refuse":
+            self._note("link_refused", place, "symbolic links are not followed")
+        elif not os.path.exists(entry.path):  # noqa: PTH110 - Path.exists raises on loops
+            self._note("unreadable", place, "a symbolic link that leads nowhere")
+        elif not self._is_allowed(Path(entry.path)):
+            self._note("link_outside", place, "a symbolic link that leaves what may be read")
+        else:
+            return True
         return False
 
-    def _is_allowed(self, target: Path, place: str) -> bool:
-        if self._places.allows_path(target):
-            return True
-        self._note("link_outside", place, "a symbolic link to where nothing may be read")
-        return False
+    def _is_allowed(self, link: Path) -> bool:
+        if self._spec.links == "follow":
+            return self._places.allows_path(link)
+        return link.resolve().is_relative_to(self._root.resolve())
 
     def _is_loop(
         self, entry: os.DirEntry[str], above: frozenset[tuple[int, int]], place: str
@@ -133,7 +136,7 @@ class Folder:
         return True
 
     def _is_picture(self, place: str) -> bool:
-        suffix = os.path.splitext(place)[1].lower()  # noqa: PTH122 - as above
+        suffix = os.path.splitext(place)[1].lower()  # noqa: PTH122 - twice as fast
         if suffix in PICTURE_SUFFIXES:
             return True
         if suffix not in SIDE_SUFFIXES:
@@ -143,12 +146,18 @@ class Folder:
 
 def stamp_of(path: Path) -> str | None:
     """Return what changes whenever a file's content may have, None if it cannot be looked at."""
+    return _stamp(path)
+
+
+def _stamp(file: Path | os.DirEntry[str]) -> str | None:
     try:
-        status = path.stat()
+        status = file.stat()
     except OSError:
         return None
-    parts = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_dev, status.st_ino)
-    return ":".join(map(str, parts))
+    return (
+        f"{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
+        f":{status.st_dev}:{status.st_ino}"
+    )
 
 
 def read_file(path: Path) -> bytes:

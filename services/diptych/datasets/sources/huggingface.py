@@ -67,6 +67,7 @@ class HuggingFace:
 
 def _load(spec: HuggingFaceSource) -> Any:  # noqa: ANN401
     try:
+        from datasets.exceptions import DatasetsError  # noqa: PLC0415
         from datasets.features import Image  # noqa: PLC0415 - optional and slow to import
         from datasets.load import load_dataset  # noqa: PLC0415
     except ImportError as error:
@@ -80,5 +81,5 @@ def _load(spec: HuggingFaceSource) -> Any:  # noqa: ANN401
         return loaded.cast_column(spec.image_column, Image(decode=False))
     except (ConnectionError, TimeoutError) as error:
         raise SourceUnavailable(spec.dataset, f"{error!s:.200}") from error
-    except (OSError, ValueError, RuntimeError, TypeError) as error:
+    except (DatasetsError, OSError, ValueError, RuntimeError, TypeError) as error:
         refuse_source(spec.dataset, f"cannot be loaded: {error!s:.300}")

@@ -5,8 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
-from urllib.error import HTTPError, URLError
-from urllib.parse import urlsplit
+from urllib.error import HTTPError
 from urllib.request import (
     HTTPDefaultErrorHandler,
     HTTPErrorProcessor,
@@ -69,7 +68,7 @@ def fetch(url: str, config: FetchConfig, *, sleep: Callable[[float], None] = tim
         ObjectNotFound: It says that there is no such thing.
         SourceUnavailable: It refuses, or no attempt was whole in time.
     """
-    if urlsplit(url).scheme not in {"http", "https"}:
+    if not url.startswith(("http://", "https://")):
         raise ImageInvalid(url[:200], "is no http or https url")
     problem = ""
     for attempt in range(config.num_attempts):
@@ -84,10 +83,10 @@ def fetch(url: str, config: FetchConfig, *, sleep: Callable[[float], None] = tim
                 raise ObjectNotFound(url[:200]) from error
             if error.code not in _LATER:
                 break
-        except (OSError, http.client.HTTPException, URLError) as error:
-            problem = str(getattr(error, "reason", "")) or str(error) or type(error).__name__
-        except ValueError as error:  # urllib's word for what is no url, such as a port of letters
+        except (http.client.InvalidURL, ValueError) as error:
             raise ImageInvalid(url[:200], f"cannot be asked for: {error}") from error
+        except (OSError, http.client.HTTPException) as error:
+            problem = str(getattr(error, "reason", "")) or str(error) or type(error).__name__
     raise SourceUnavailable(url[:200], problem[:200])
 
 
