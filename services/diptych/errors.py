@@ -519,8 +519,9 @@ class OutOfDeviceMemory(ResourceExhausted):
 
     reason = "OUT_OF_DEVICE_MEMORY"
 
-    def __init__(self, *, width: int, height: int) -> None:
-        super().__init__(f"no device memory for a picture of {width}x{height}")
+    def __init__(self, *, width: int = 0, height: int = 0) -> None:
+        what = f"a picture of {width}x{height}" if width else "these texts"
+        super().__init__(f"no device memory for {what}")
         self.width, self.height = width, height
 
 

@@ -69,10 +69,34 @@ class Autoencoder:
             noise: The draw, standard normal [N, 4, h, w]; the first that an image's generator
                 gives, so that the latents equal diffusers' for the same seed.
         """
-        posteriors = [self._posterior(row[None]) for row in pixels]
-        means = torch.cat([mean for mean, _ in posteriors])
-        stds = torch.cat([std for _, std in posteriors])
-        return self._scale(means + stds * noise.to(means.device, means.dtype))
+        posteriors = [self.posterior(row[None]) for row in pixels]
+        mean = torch.cat([mean for mean, _ in posteriors])
+        std = torch.cat([std for _, std in posteriors])
+        return self.draw(mean, std, noise)
+
+    @torch.inference_mode()
+    def posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and standard deviation [N, 4, h, w] float32, unscaled, of each picture.
+
+        On a CPU a picture's do not depend on its neighbours: there each is encoded alone, which
+        takes no longer. Elsewhere they differ by rounding.
+
+        Args:
+            pixels: [N, 3, H, W] in [-1, 1]; H and W multiples of ``pixels_per_latent``.
+        """
+        batches = pixels[:, None] if self.device.type == "cpu" else (pixels,)
+        found = [self.module.encode(b.to(self.device, self.dtype)).latent_dist for b in batches]
+        mean = torch.cat([posterior.mean for posterior in found])
+        std = torch.cat([posterior.std for posterior in found])
+        return mean.float(), std.float()
+
+    def draw(self, mean: Tensor, std: Tensor, noise: Tensor) -> Tensor:
+        """Return scaled latents [N, 4, h, w]: the draw ``noise``, standard normal, of a posterior.
+
+        On the autoencoder's device, in the dtype of ``mean``.
+        """
+        mean, std = mean.to(self.device), std.to(self.device, mean.dtype)
+        return self._scale(mean + std * noise.to(self.device, mean.dtype))
 
     def preview(self, latents: Tensor) -> NDArray[np.uint8]:
         """Return small pictures [N, h, w, 3] of ``latents`` [N, 4, h, w], without decoding."""
@@ -98,7 +122,7 @@ class Autoencoder:
     @torch.inference_mode()
     def _fit_projection(self) -> Tensor:
         pixels = _synthetic_pictures().to(self.device)
-        latents = torch.cat([self._scale(self._posterior(row[None])[0]) for row in pixels])
+        latents = torch.cat([self._scale(self.posterior(row[None])[0]) for row in pixels])
         shrunk = torch.nn.functional.avg_pool2d(pixels, self.pixels_per_latent)
         columns = latents.permute(0, 2, 3, 1).flatten(0, 2).double().cpu()
         design = torch.cat([columns, torch.ones(len(columns), 1, dtype=torch.float64)], dim=1)
@@ -106,10 +130,6 @@ class Autoencoder:
         solution = torch.linalg.lstsq(design, target, driver="gelsd").solution
         projection: Tensor = solution.float().to(self.device)
         return projection
-
-    def _posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        posterior = self.module.encode(pixels.to(self.device, self.dtype)).latent_dist
-        return posterior.mean.float(), posterior.std.float()
 
     def _scale(self, latents: Tensor) -> Tensor:
         if self.latents_mean is None or self.latents_std is None:

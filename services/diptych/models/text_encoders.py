@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from diptych.digest import Digest
-from diptych.errors import CheckpointInvalid, PromptTooLong
+from diptych.errors import CheckpointInvalid, FieldViolation, InvalidRequest, PromptTooLong
 from diptych.models.assembly import assemble, require_class
 from diptych.models.parts import Part
 from diptych.models.vocabulary import Vocabulary
@@ -19,6 +19,7 @@ from diptych.models.vocabulary import Vocabulary
 __all__ = [
     "PromptEmbeds",
     "PromptRow",
+    "RowPlan",
     "TextEncoder",
     "TextEncoders",
     "TextVariant",
@@ -57,6 +58,8 @@ class TextVariant:
     """Learned vectors [n, D] by encoder's name and the text that stands for them."""
     weights: object = None
     """What ``Using`` makes of it; the encoder itself does not look."""
+    identity: tuple[str, ...] | None = None
+    """Names everything that ``weights`` does; None where nothing does, which no key can tell."""
 
     def ids(self, encoder: str) -> dict[str, range]:
         """Return ids for the tokens of an encoder: below zero, as its vocabulary has none such."""
@@ -78,6 +81,8 @@ class Window:
 
     ids: tuple[int, ...]
     variant: TextVariant | None = None
+    clip_skip: int = 0
+    """Layers left out beyond the last."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +98,8 @@ class PromptRow:
     min_windows: int = 1
     """Windows to fill up to with empty text, so that two rows get the same length."""
     variant: TextVariant | None = None
+    clip_skip: int = 0
+    """Layers left out beyond the last, as diffusers counts them; 0 is its None."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +107,8 @@ class PromptEmbeds:
     """What a UNet is told of one text, in the encoders' dtype on their device."""
 
     hidden: Tensor
-    """[1, 77 * num_windows, D]: penultimate hidden states, both encoders' joined."""
+    """[1, 77 * num_windows, D]: penultimate hidden states, both encoders' joined; earlier ones
+    where a row skips layers."""
     pooled: Tensor
     """[1, P]: the last encoder's pooled embedding of the first window."""
 
@@ -143,7 +151,7 @@ class TextEncoder:
             weights = nullcontext() if using is None else using(self, [w.variant for w in piece])
             with self._lock, weights, self._learned(piece):
                 output = self.module(ids.clamp(min=0), output_hidden_states=True)
-            hidden.append(output.hidden_states[-2])
+            hidden.append(_chosen(output.hidden_states, piece))
             if self.pools:
                 pooled.append(output.text_embeds)
         return torch.cat(hidden), torch.cat(pooled) if self.pools else None
@@ -178,6 +186,17 @@ Using = Callable[[TextEncoder, Sequence[TextVariant | None]], AbstractContextMan
 """Lets the rows of one call of an encoder see their variants' weights."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowPlan:
+    """What becomes of one row."""
+
+    num_windows: int
+    num_text_windows: int
+    """Those that its text fills."""
+    ids: tuple[list[int], ...] | None = None
+    """Token ids per encoder; None for zeros."""
+
+
 class TextEncoders:
     """The encoders of one expert, in the order their hidden states are joined.
 
@@ -200,13 +219,29 @@ class TextEncoders:
         """Width D of the joined hidden states."""
         return sum(encoder.hidden_dim for encoder in self.encoders)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What they compute in."""
+        return self.encoders[-1].dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are."""
+        return self.encoders[-1].device
+
+    @property
+    def window_tokens(self) -> int:
+        """Tokens of one window of hidden states."""
+        return self.encoders[-1].vocabulary.window
+
     def num_windows(self, row: PromptRow) -> int:
         """Return how many windows ``row`` fills: 1, or more for a long text with ``chunk``.
 
         Raises:
             PromptTooLong: the text is longer than one window and ``long_prompt`` is ``error``.
+            InvalidRequest: it skips more layers than an encoder has.
         """
-        return self._plan(row)[0]
+        return self.plan(row).num_windows
 
     def encode(self, rows: Sequence[PromptRow], using: Using | None = None) -> list[PromptEmbeds]:
         """Return one embedding per row; equal windows of text are computed once.
@@ -217,24 +252,26 @@ class TextEncoders:
 
         Raises:
             PromptTooLong: as ``num_windows``, for the first such row; nothing is computed then.
+            InvalidRequest: likewise.
         """
-        plans = [self._plan(row) for row in rows]
+        plans = [self.plan(row) for row in rows]
         hidden: list[list[Tensor]] = [[] for _ in rows]
         pooled: list[Tensor] = []
         for position, encoder in enumerate(self.encoders):
             windows = [
-                _windows(encoder.vocabulary, ids[position], count, row.variant)
-                if ids is not None
+                _windows(encoder.vocabulary, plan.ids[position], plan.num_windows, row)
+                if plan.ids is not None
                 else []
-                for row, (count, ids) in zip(rows, plans, strict=True)
+                for row, plan in zip(rows, plans, strict=True)
             ]
             distinct = list(dict.fromkeys(window for row in windows for window in row))
             places = {window: place for place, window in enumerate(distinct)}
             # With nothing but zeros wanted, one empty window still tells their shape.
-            empty = _windows(encoder.vocabulary, [], 1, None)
+            empty = _windows(encoder.vocabulary, [], 1, PromptRow(text=""))
             states, pools = encoder.encode(distinct or empty, using)
-            for own, (count, _), row_windows in zip(hidden, plans, windows, strict=True):
-                own.append(_join(states, [places[window] for window in row_windows], count))
+            for own, plan, row_windows in zip(hidden, plans, windows, strict=True):
+                found = [places[window] for window in row_windows]
+                own.append(_join(states, found, plan.num_windows))
             if pools is not None and encoder is self.encoders[-1]:
                 pooled = [
                     pools[places[row[0]]][None] if row else torch.zeros_like(pools[:1])
@@ -245,10 +282,11 @@ class TextEncoders:
             for states, pool in zip(hidden, pooled, strict=True)
         ]
 
-    def _plan(self, row: PromptRow) -> tuple[int, list[list[int]] | None]:
-        """Return a row's number of windows and its token ids per encoder; None for zeros."""
+    def plan(self, row: PromptRow) -> RowPlan:
+        """Return what becomes of a row; raises what ``num_windows`` does."""
         if row.text is None and self.zeros_for_none:
-            return row.min_windows, None
+            return RowPlan(num_windows=row.min_windows, num_text_windows=1)
+        self._check_skip(row)
         tokens = [
             encoder.vocabulary.tokenize(
                 row.text or "", row.variant.ids(encoder.name) if row.variant is not None else None
@@ -257,13 +295,23 @@ class TextEncoders:
         ]
         limit = min(encoder.vocabulary.num_content for encoder in self.encoders)
         ids, begins = max(tokens, key=lambda item: len(item[0]))
-        num_windows = 1
         if len(ids) > limit and row.long_prompt == "error":
             cut = (row.text or "")[begins[limit] :]
             raise PromptTooLong(field=row.field, num_tokens=len(ids), limit=limit, cut_text=cut)
-        if row.long_prompt == "chunk":
-            num_windows = max(1, -(-len(ids) // limit))
-        return max(num_windows, row.min_windows), [ids for ids, _ in tokens]
+        filled = max(1, -(-len(ids) // limit)) if row.long_prompt == "chunk" else 1
+        return RowPlan(
+            num_windows=max(filled, row.min_windows),
+            num_text_windows=filled,
+            ids=tuple(ids[: filled * limit] for ids, _ in tokens),
+        )
+
+    def _check_skip(self, row: PromptRow) -> None:
+        most = min(encoder.module.config.num_hidden_layers for encoder in self.encoders) - 1
+        if not 0 <= row.clip_skip <= most:
+            description = (
+                f"{row.clip_skip} layers cannot be skipped, the encoders allow 0 to {most}"
+            )
+            raise InvalidRequest([FieldViolation(field="clip_skip", description=description)])
 
 
 def load_text_encoder(
@@ -297,9 +345,19 @@ def load_text_encoder(
 
 
 def _windows(
-    vocabulary: Vocabulary, ids: Sequence[int], num_windows: int, variant: TextVariant | None
+    vocabulary: Vocabulary, ids: Sequence[int], num_windows: int, row: PromptRow
 ) -> list[Window]:
-    return [Window(ids=window, variant=variant) for window in vocabulary.windows(ids, num_windows)]
+    return [
+        Window(ids=window, variant=row.variant, clip_skip=row.clip_skip)
+        for window in vocabulary.windows(ids, num_windows)
+    ]
+
+
+def _chosen(states: Sequence[Tensor], windows: Sequence[Window]) -> Tensor:
+    """Return of every layer's states [N, 77, D] those that each window asks for."""
+    if not any(window.clip_skip for window in windows):
+        return states[-2]
+    return torch.stack([states[-2 - w.clip_skip][row] for row, w in enumerate(windows)])
 
 
 def _join(states: Tensor, places: Sequence[int], num_windows: int) -> Tensor:
