@@ -33,6 +33,28 @@ def test_json_escapes_beyond_the_basic_plane_are_one_character() -> None:
     assert parse_text(rb'{"a": "\ud83d\ude00"}').value == {"a": "\U0001f600"}
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("no", "no"),
+        ("off", "off"),
+        ("true", True),
+        ("12", 12),
+        ("010", "010"),
+        ("0x10", 16),
+        ("1:30", "1:30"),
+        ("-1.5e3", -1500.0),
+        (".5", 0.5),
+        ("2026-01-02", "2026-01-02"),
+        ("~", None),
+        ("", None),
+        ("'12'", "12"),
+    ],
+)
+def test_plain_values_are_those_of_yaml_1_2(text: str, value: object) -> None:
+    assert parse_text(f"a: {text}".encode()).value == {"a": value}
+
+
 def test_values_remember_their_lines() -> None:
     plain = parse_text(b"a:\n  b: 1\n  c:\n    - x\n    - y\n")
     assert {plain.line(("a", "b")), plain.line(("a", "c", 1)), plain.line(("a", "d"))} == {1, 2, 5}

@@ -234,6 +234,10 @@ def _is_usable(known: Known, spec: DatasetSpec, note: Note) -> bool:
         return False
     if problem := suffix_problem(item.place, facts.format):
         note("extension_wrong", item.place, problem)
+    if facts.oddities:
+        note("picture_odd", item.place, facts.oddities)
+    if facts.num_frames > 1:
+        note("animated", item.place, f"the first of {facts.num_frames} frames is used")
     _note_other_size(item, facts, spec.source, note)
     if not facts.damage or spec.checks.damaged == "ignore":
         return True

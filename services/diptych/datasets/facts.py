@@ -1,15 +1,12 @@
 """What is known of an image's bytes: found once, kept while its stamp stays."""
 
-import io
-import warnings
 from dataclasses import dataclass, replace
-
-from PIL import Image
 
 from diptych.datasets.damage import cut_problem, damage_of
 from diptych.datasets.near_duplicates import perceptual_hash
-from diptych.datasets.pictures import read_picture_info
+from diptych.datasets.pictures import prepare, read_picture_info
 from diptych.digest import Digest
+from diptych.embeddings.key import Preprocessing
 from diptych.errors import ImageInvalid
 
 __all__ = ["Facts", "facts_of"]
@@ -27,6 +24,9 @@ class Facts:
     """As Pillow names it."""
     problem: str = ""
     """Why the bytes are no picture."""
+    oddities: str = ""
+    """What is wrong with it and does not keep it from being read."""
+    num_frames: int = 1
     is_examined: bool = False
     """Whether the pixels were looked at, for what follows."""
     damage: str = ""
@@ -47,17 +47,18 @@ def facts_of(data: bytes, *, examine: bool) -> Facts:
         height=info.height,
         format=info.format,
         problem=cut_problem(data, info.format),
+        oddities="; ".join(info.oddities),
+        num_frames=info.num_frames,
     )
     return _examined(facts, data) if examine and not facts.problem else facts
 
 
 def _examined(facts: Facts, data: bytes) -> Facts:
-    """Return ``facts`` with what the pixels show; sizes were checked by who read the header."""
+    """Return ``facts`` with what the pixels show: those that an encoder would see."""
+    size = facts.width, facts.height
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data)) as image:
-                damage, perceptual = damage_of(image), perceptual_hash(image)
-    except (OSError, ValueError, SyntaxError) as error:
-        return replace(facts, problem=f"cannot be decoded: {error!s:.200}", is_examined=True)
-    return replace(facts, is_examined=True, damage=damage, perceptual=perceptual)
+        pixels = prepare(data, Preprocessing(resized=size, crop=(0, 0, *size)))
+    except ImageInvalid as error:
+        return replace(facts, problem=error.problem, is_examined=True)
+    damage = damage_of(data, pixels, facts.format)
+    return replace(facts, is_examined=True, damage=damage, perceptual=perceptual_hash(pixels))

@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from diptych.datasets.facts import Facts
 from diptych.datasets.sources.base import SourceItem
@@ -24,11 +24,12 @@ _BUSY_S: Final = 30.0
 _TABLE: Final = """
 CREATE TABLE IF NOT EXISTS facts (
     source TEXT, place TEXT, stamp TEXT, digest TEXT, width INTEGER, height INTEGER, format TEXT,
-    problem TEXT, is_examined INTEGER, damage TEXT, perceptual TEXT, PRIMARY KEY (source, place)
+    problem TEXT, is_examined INTEGER, damage TEXT, perceptual TEXT, oddities TEXT,
+    num_frames INTEGER, PRIMARY KEY (source, place)
 ) WITHOUT ROWID
 """
 _SELECT: Final = "SELECT * FROM facts WHERE source = ? AND place = ?"
-_INSERT: Final = "INSERT OR REPLACE INTO facts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT: Final = "INSERT OR REPLACE INTO facts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
 class FactsCache:
@@ -131,18 +132,22 @@ def _row(source: str, item: SourceItem, facts: Facts) -> tuple[object, ...]:
         facts.is_examined,
         facts.damage,
         None if facts.perceptual is None else f"{facts.perceptual:x}",
+        facts.oddities,
+        facts.num_frames,
     )
 
 
-def _facts(row: tuple[object, ...]) -> Facts:
-    _, _, _, digest, width, height, picture_format, problem, is_examined, damage, perceptual = row
+def _facts(row: tuple[Any, ...]) -> Facts:
+    digest, width, height, picture_format, problem, is_examined, damage, perceptual = row[3:11]
     return Facts(
-        digest=Digest(hex=str(digest)),
-        width=int(str(width)),
-        height=int(str(height)),
-        format=str(picture_format),
-        problem=str(problem),
+        digest=Digest(hex=digest),
+        width=width,
+        height=height,
+        format=picture_format,
+        problem=problem,
         is_examined=bool(is_examined),
-        damage=str(damage),
-        perceptual=None if perceptual is None else int(str(perceptual), 16),
+        damage=damage,
+        perceptual=None if perceptual is None else int(perceptual, 16),
+        oddities=row[11],
+        num_frames=row[12],
     )

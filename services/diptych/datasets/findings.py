@@ -10,6 +10,7 @@ __all__ = ["ACTIONS", "Action", "Finding", "Findings", "Note", "Reason"]
 Action = Literal["skipped", "cropped", "upscaled", "repeated", "reported"]
 """What became of the image; ``reported``: it is used as it is."""
 Reason = Literal[
+    "animated",
     "aspect_outside",
     "bucket_filled",
     "caption_has_bom",
@@ -33,6 +34,7 @@ Reason = Literal[
     "name_not_picture",
     "name_not_utf8",
     "near_duplicate",
+    "picture_odd",
     "repeats",
     "row_without_image",
     "size_differs",
@@ -43,6 +45,7 @@ Reason = Literal[
 ]
 
 _ACTION_OF: Final[Mapping[Reason, Action]] = {
+    "animated": "reported",
     "bucket_filled": "repeated",
     "caption_has_bom": "reported",
     "cut_by_crop": "cropped",
@@ -54,6 +57,7 @@ _ACTION_OF: Final[Mapping[Reason, Action]] = {
     "mask_missing": "reported",
     "mask_size_differs": "reported",
     "near_duplicate": "reported",
+    "picture_odd": "reported",
     "repeats": "repeated",
     "size_differs": "reported",
 }

@@ -37,9 +37,17 @@ def _cosines() -> NDArray[np.float64]:
 _COSINES: Final = _cosines()
 
 
-def perceptual_hash(image: Image.Image) -> int | None:
-    """Return 64 bits that similar pictures share, None for one without structure."""
-    small = image.convert("L").resize((_SIDE, _SIDE), Image.Resampling.BOX, reducing_gap=2.0)
+def perceptual_hash(pixels: NDArray[np.uint8]) -> int | None:
+    """Return 64 bits that similar pictures share, None for one without structure.
+
+    Args:
+        pixels: [H, W, 3].
+    """
+    small = (
+        Image.fromarray(pixels)
+        .convert("L")
+        .resize((_SIDE, _SIDE), Image.Resampling.BOX, reducing_gap=2.0)
+    )
     grey = np.asarray(small, dtype=np.float64)
     if float(grey.std()) < _MIN_CONTRAST:
         return None

@@ -81,7 +81,7 @@ class TableSource:
     """Folder, relative to the manifest; None is the table's own."""
     cache: Text | None = None
     """Folder in which downloads are kept, relative to the manifest; None keeps none."""
-    max_bytes: Annotated[int, Field(ge=1, le=2**31)] = 256 * 2**20
+    max_bytes: Annotated[int, Field(ge=1, le=128 * 2**20)] = 128 * 2**20
     """Of one download."""
     timeout_s: Annotated[float, Field(gt=0.0, le=600.0)] = 20.0
     """Seconds in which a download must be whole."""

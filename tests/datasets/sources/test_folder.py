@@ -8,7 +8,7 @@ import pytest
 from diptych.datasets.findings import Findings, Note
 from diptych.datasets.places import EVERYWHERE, Places
 from diptych.datasets.source_spec import FolderSource, MetadataSpec
-from diptych.datasets.sources.base import SourceItem
+from diptych.datasets.sources.base import MAX_IMAGE_BYTES, SourceItem
 from diptych.datasets.sources.folder import Folder
 from diptych.errors import DatasetInvalid, ImageInvalid, ObjectNotFound
 from support.made_pictures import write_pictures
@@ -129,7 +129,7 @@ def test_a_file_that_cannot_be_read_is_told_apart_from_one_that_is_gone(
 
 def test_a_file_beyond_the_limit_is_not_read_whole(pictures: Path, note: Note) -> None:
     with (pictures / "a.png").open("wb") as stream:
-        stream.truncate(256 * 2**20 + 1)
+        stream.truncate(MAX_IMAGE_BYTES + 1)
     source = opened(pictures, note)
     with pytest.raises(ImageInvalid, match="more than"):
         source.open(next(source.items()))

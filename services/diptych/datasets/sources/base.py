@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from diptych.datasets.pictures import PictureLimits
+
 __all__ = [
     "MAX_IMAGE_BYTES",
     "PICTURE_SUFFIXES",
@@ -12,7 +14,7 @@ __all__ = [
     "stem_of",
 ]
 
-MAX_IMAGE_BYTES: Final = 256 * 2**20
+MAX_IMAGE_BYTES: Final = PictureLimits().max_bytes
 """Of one image's file."""
 PICTURE_SUFFIXES: Final = frozenset(
     f".{name}"
