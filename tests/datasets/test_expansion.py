@@ -172,10 +172,12 @@ def test_only_images_that_changed_are_read_again(
         before, _ = expanded(tmp_path, ONE % "", cache=cache)
         (folder / "c.png").write_bytes(picture_bytes(30))
         read: list[str] = []
-        monkeypatch.setattr(
-            "diptych.datasets.sources.folder.read_file",
-            lambda path: read.append(path.name) or path.read_bytes(),  # type: ignore[func-returns-value]
-        )
+
+        def noting(path: Path) -> bytes:
+            read.append(path.name)
+            return path.read_bytes()
+
+        monkeypatch.setattr("diptych.datasets.sources.folder.read_file", noting)
         after, _ = expanded(tmp_path, ONE % "", cache=cache)
     assert read == ["c.png"]
     assert after.digest != before.digest

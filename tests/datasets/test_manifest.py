@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from diptych.datasets.manifest import parse_manifest, read_manifest, write_manifest
 from diptych.datasets.places import Places
@@ -154,6 +156,14 @@ ALL = Manifest(
 
 def test_what_is_written_is_read_back() -> None:
     assert parse_manifest(write_manifest(ALL).encode(), folder=Path("/other")) == ALL
+
+
+@given(st.text(min_size=1, max_size=8) | st.sampled_from(["1e3", ".5", "no", "1e-3", "0x1f", "~"]))
+def test_any_text_is_read_back_as_it_was(text: str) -> None:
+    captions = CaptionsSpec(strategy="instance_prompt", instance_prompt=text)
+    one = DatasetSpec(id="a", source=FolderSource(path="/x"), captions=captions)
+    manifest = Manifest(datasets=(one,))
+    assert parse_manifest(write_manifest(manifest).encode(), folder=Path("/")) == manifest
 
 
 def test_defaults_are_not_written() -> None:

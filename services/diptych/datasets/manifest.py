@@ -1,6 +1,7 @@
 """Manifests as files: read with everything that is wrong at once, written without defaults."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass, replace
 from pathlib import Path
@@ -35,6 +36,17 @@ _MESSAGES: Final[Mapping[str, str]] = {
 }
 _ALWAYS_WRITTEN: Final = frozenset({"version", "type"})
 MAX_SHOWN: Final = 60
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes texts that are numbers to JSON, and to whoever reads a manifest, alone: 1e3."""
+
+
+_Dumper.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?[0-9.]+[eE][-+]?[0-9]+$"),
+    list("-+.0123456789"),
+)
 
 
 def read_manifest(path: Path, *, places: Places = EVERYWHERE) -> Manifest:
@@ -77,7 +89,9 @@ def parse_manifest(data: bytes, *, folder: Path, places: Places = EVERYWHERE) ->
 
 def write_manifest(manifest: Manifest) -> str:
     """Return ``manifest`` as YAML that says only what differs from the defaults."""
-    return yaml.safe_dump(_written(manifest), sort_keys=False, allow_unicode=True, width=100)
+    return yaml.dump(
+        _written(manifest), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100
+    )
 
 
 def is_local_dataset(source: HuggingFaceSource) -> bool:
