@@ -96,6 +96,12 @@ def test_two_processes_may_write_at_once(tmp_path: Path) -> None:
         assert set(one.find("s", [ITEM, other], examine=False)) == {"a.png", "b.png"}
 
 
+def test_what_cannot_be_opened_is_not_taken_for_damage(tmp_path: Path) -> None:
+    (tmp_path / "facts").mkdir()
+    with pytest.raises(OSError, match="unable to open"):
+        FactsCache(tmp_path / "facts")
+
+
 def test_a_full_disk_says_so(tmp_path: Path) -> None:
     many = [(SourceItem(place=str(n), name="", stamp="1"), FACTS) for n in range(2000)]
     with FactsCache(tmp_path / "facts") as cache:

@@ -4,9 +4,10 @@ One SQLite file that is safe to delete, and that many processes may use at once.
 hold as long as its stamp does: a file's size, times and inode, an object's etag.
 """
 
+import errno
 import sqlite3
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -40,16 +41,19 @@ class FactsCache:
 
         Raises:
             StoreFull: There is no room for it.
-            OSError: The folder cannot be written.
+            OSError: It cannot be written there.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
-        try:
-            self._database = _opened(path)
-        except sqlite3.DatabaseError:
-            for suffix in ("", "-wal", "-shm"):
-                path.with_name(path.name + suffix).unlink(missing_ok=True)
-            self._database = _opened(path)
+        with _operating(path):
+            try:
+                self._database = _opened(path)
+            except sqlite3.OperationalError:
+                raise
+            except sqlite3.DatabaseError:
+                for suffix in ("", "-wal", "-shm"):
+                    path.with_name(path.name + suffix).unlink(missing_ok=True)
+                self._database = _opened(path)
 
     def __enter__(self) -> Self:
         """Return the cache."""
@@ -83,15 +87,22 @@ class FactsCache:
 
         Raises:
             StoreFull: There is no room for them.
+            OSError: They cannot be written.
         """
         rows = [_row(source, item, facts) for item, facts in found if item.stamp is not None]
-        try:
-            with self._database:
-                self._database.executemany(_INSERT, rows)
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
-                raise StoreFull(location=str(self._path), size_bytes=0) from error
-            raise
+        with _operating(self._path), self._database:
+            self._database.executemany(_INSERT, rows)
+
+
+@contextmanager
+def _operating(path: Path) -> Iterator[None]:
+    """Turn what goes wrong on the disk into errors that say so."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+            raise StoreFull(location=str(path), size_bytes=0) from error
+        raise OSError(errno.EIO, str(error), str(path)) from error
 
 
 def _opened(path: Path) -> sqlite3.Connection:
