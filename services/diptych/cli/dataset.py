@@ -1,0 +1,182 @@
+"""``diptych dataset``: what a manifest comes to, before anything is trained on it."""
+
+from collections import Counter
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from diptych.cli.options import AsJson
+from diptych.cli.report import EXIT_FAILED, Report, reporting
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from diptych.datasets.expansion import OnProgress
+    from diptych.datasets.facts_cache import FactsCache
+    from diptych.datasets.findings import Finding, Findings
+    from diptych.datasets.index import DatasetIndex, Index
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True, help="Manifests of images to train on.")
+
+NUM_SHOWN: Final = 10
+"""Findings of one reason that a person sees unless all are asked for."""
+MEGAPIXEL: Final = 10**6
+
+FileArgument = Annotated[
+    Path, typer.Argument(metavar="FILE", help="A manifest, YAML or JSON.", show_default=False)
+]
+
+
+@app.callback()
+def dataset() -> None:
+    """Manifests of images to train on."""
+
+
+@app.command("check")
+def check(
+    file: FileArgument,
+    *,
+    examine: Annotated[
+        bool,
+        typer.Option(
+            "--examine/--no-examine",
+            help="Decode every image to find damage and near duplicates.",
+        ),
+    ] = True,
+    show_all: Annotated[
+        bool, typer.Option("--all", help=f"Every finding, not {NUM_SHOWN} of a kind.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List what a manifest comes to, and every image that is not used as it is, with its reason."""
+    from diptych.datasets.expansion import Expansion
+    from diptych.datasets.manifest import read_manifest
+
+    with reporting(as_json=as_json, flags={"manifest": "FILE", "source": "FILE"}) as report:
+        manifest = read_manifest(file)
+        with _facts_cache(report) as cache, _progress(report) as progress:
+            expansion = Expansion(cache=cache, examine=examine, progress=progress)
+            index = expansion.index(manifest)
+        report.answer(_as_mapping(index, expansion.findings))
+        if not as_json:
+            _show(report, index, expansion.findings, show_all=show_all)
+        if not all(map(len, index.datasets.values())):
+            raise typer.Exit(EXIT_FAILED)
+
+
+@contextmanager
+def _facts_cache(report: Report) -> "Iterator[FactsCache | None]":
+    """Give what remembers images between commands, or say why nothing does."""
+    from diptych.datasets.facts_cache import FactsCache
+    from diptych.inference.settings import load_settings
+
+    path = load_settings().home / "datasets" / "facts.sqlite"
+    try:
+        cache = FactsCache(path)
+    except OSError as error:
+        report.note(f"[dim]nothing is remembered of images: {escape(str(error))}[/]")
+        yield None
+        return
+    with cache:
+        yield cache
+
+
+@contextmanager
+def _progress(report: Report) -> "Iterator[OnProgress]":
+    """Show a bar for each dataset."""
+    with report.progress() as bar:
+        tasks: dict[str, Any] = {}
+
+        def move(label: str, done: int, total: int) -> None:
+            if label not in tasks:
+                tasks[label] = bar.add_task(f"reading {escape(label)}", total=total)
+            bar.update(tasks[label], completed=done, total=total)
+
+        yield move
+
+
+def _show(report: Report, index: "Index", findings: "Findings", *, show_all: bool) -> None:
+    table = Table(
+        "dataset", "kind", "source", "images", "captions", "megapixels", "aspects", box=None
+    )
+    for one in index.datasets.values():
+        facts = _facts(one)
+        table.add_row(
+            escape(one.spec.id),
+            one.spec.kind,
+            one.spec.source.type,
+            str(facts["images"]),
+            str(facts["captions"]),
+            _range(facts["megapixels"]),
+            _range(facts["aspects"]),
+        )
+    report.out.print(table)
+    _show_findings(report, findings, show_all=show_all)
+    report.say(f"[dim]{index.digest}[/]")
+
+
+def _show_findings(report: Report, findings: "Findings", *, show_all: bool) -> None:
+    shown: Counter[tuple[str, str, str]] = Counter()
+    counts = findings.counts()
+    for one in sorted(findings, key=_kind_of):
+        kind = _kind_of(one)
+        if not shown[kind]:
+            reason = one.reason.replace("_", " ")
+            report.say(f"[bold]{escape(one.dataset)}[/] {one.action}: {reason} ({counts[kind]})")
+        shown[kind] += 1
+        if show_all or shown[kind] <= NUM_SHOWN:
+            report.say(f"  {escape(one.place)}  [dim]{escape(one.detail)}[/]")
+        elif shown[kind] == NUM_SHOWN + 1:
+            report.say(f"  [dim]and {counts[kind] - NUM_SHOWN} more; --all shows them[/]")
+
+
+def _kind_of(one: "Finding") -> Any:  # noqa: ANN401 - a key of Findings.counts
+    return one.dataset, one.action, one.reason
+
+
+def _facts(one: "DatasetIndex") -> dict[str, Any]:
+    """Return what a person or a program wants to know of a dataset."""
+    widths, heights = one.sizes[:, 0], one.sizes[:, 1]
+    pixels, aspects = widths * heights / MEGAPIXEL, widths / heights
+    return {
+        "images": len(one),
+        "captions": sum(1 for _ in one.all_captions()),
+        "megapixels": [float(pixels.min()), float(pixels.max())] if len(one) else [],
+        "aspects": [float(aspects.min()), float(aspects.max())] if len(one) else [],
+    }
+
+
+def _range(found: list[float]) -> str:
+    return f"{found[0]:.2f} to {found[1]:.2f}" if found else "none"
+
+
+def _as_mapping(index: "Index", findings: "Findings") -> dict[str, Any]:
+    return {
+        "digest": str(index.digest),
+        "datasets": [
+            {
+                "id": one.spec.id,
+                "kind": one.spec.kind,
+                "source": one.spec.source.type,
+                "digest": str(one.digest),
+                **_facts(one),
+            }
+            for one in index.datasets.values()
+        ],
+        "findings": [
+            {
+                "dataset": one.dataset,
+                "place": one.place,
+                "action": one.action,
+                "reason": one.reason,
+                "detail": one.detail,
+            }
+            for one in findings
+        ],
+    }
