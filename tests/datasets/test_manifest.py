@@ -1,6 +1,7 @@
 """Manifests as users write them, right and wrong."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -182,3 +183,10 @@ def test_defaults_are_not_written() -> None:
         "    path: /x",
         "    type: folder",
     ]
+
+
+def test_the_manifest_in_the_documents_is_one() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text()
+    (block,) = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
+    manifest = parse_manifest(block.encode(), folder=Path("/data"))
+    assert [one.id for one in manifest.datasets] == ["huggy", "people", "held-out"]

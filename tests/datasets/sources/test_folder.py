@@ -26,7 +26,8 @@ def listed(source: Folder) -> list[str]:
 
 
 def opened(path: Path, note: Note, places: Places = EVERYWHERE, **spec: object) -> Folder:
-    return Folder(FolderSource(path=str(path), **spec), places=places, note=note)  # type: ignore[arg-type]
+    found = FolderSource(path=str(path), **spec)  # type: ignore[arg-type]
+    return Folder(found, places=places, note=note, columns={"text"})
 
 
 def test_pictures_come_in_order_of_their_paths(pictures: Path, note: Note) -> None:

@@ -1,7 +1,7 @@
 """Images in a local folder, and the texts and the table beside them."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -37,8 +37,10 @@ class Folder:
 
     is_patchy = False
 
-    def __init__(self, spec: FolderSource, *, places: Places, note: Note) -> None:
-        self._spec, self._places, self._note = spec, places, note
+    def __init__(
+        self, spec: FolderSource, *, places: Places, note: Note, columns: Collection[str] = ()
+    ) -> None:
+        self._spec, self._places, self._note, self._columns = spec, places, note, columns
         self._root = Path(spec.path)
 
     def items(self) -> Iterator[SourceItem]:
@@ -73,7 +75,8 @@ class Folder:
             return None
         try:
             with (self._root / spec.path).open("rb") as stream:
-                return MetadataRows(read_rows(stream, name=spec.path), spec)
+                columns = {spec.file_column, *self._columns}
+                return MetadataRows(read_rows(stream, name=spec.path, columns=columns), spec)
         except OSError as error:
             refuse_source(spec.path, f"cannot be read: {error.strerror}")
 

@@ -1,10 +1,9 @@
 """What Hugging Face's ``datasets`` loads; a place is a row's number."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import PurePath
 from typing import Any
 
-from diptych.datasets.findings import Note
 from diptych.datasets.source_spec import HuggingFaceSource
 from diptych.datasets.sources.base import MAX_IMAGE_BYTES, SourceItem
 from diptych.datasets.sources.rows import refuse_source
@@ -18,15 +17,14 @@ class HuggingFace:
 
     is_patchy = False
 
-    def __init__(self, spec: HuggingFaceSource, *, note: Note) -> None:
-        self._spec, self._note = spec, note
+    def __init__(self, spec: HuggingFaceSource, *, columns: Collection[str] = ()) -> None:
+        self._spec, self._columns = spec, columns
         self._split: Any = None
 
     def items(self) -> Iterator[SourceItem]:
-        """Yield the rows in order; their columns but the image's are captions to choose from."""
-        column = self._spec.image_column
+        """Yield the rows in order; of their columns those that are wanted."""
         split = self._loaded()
-        plain = split.remove_columns([column])
+        plain = split.select_columns([one for one in split.column_names if one in self._columns])
         for number in range(len(split)):
             row: Mapping[str, object] = plain[number] if plain.column_names else {}
             yield SourceItem(place=str(number), name=str(number), row=row)
