@@ -24,6 +24,7 @@ class Shelf:
 
     errors: dict[str, Exception] = field(default_factory=dict)
     is_patchy: bool = False
+    num_readers: int = 3
     opened: list[str] = field(default_factory=list)
 
     def items(self) -> Iterator[SourceItem]:

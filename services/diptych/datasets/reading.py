@@ -1,5 +1,6 @@
 """Many images read at once, and only those that changed since they were read before."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,7 +18,6 @@ __all__ = ["ImageReader", "OnProgress", "ReadImage", "Wish"]
 OnProgress = Callable[[str, int, int], None]
 """Takes a dataset's id, how many of its images are done and how many there are."""
 
-_NUM_THREADS: Final = 8
 _AT_ONCE: Final = 64
 """Images that one thread reads before it hands them over."""
 _KEPT_AT_ONCE: Final = 16
@@ -80,7 +80,8 @@ class ImageReader:
         cached = [self._cached(name, portion, wish) for portion in portions]
         num_done = 0
         unkept: list[ReadImage] = []
-        with ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="index") as pool:
+        num_threads = max(source.num_readers, (os.cpu_count() or 1) if wish.examine else 1)
+        with ThreadPoolExecutor(num_threads, thread_name_prefix="index") as pool:
             jobs = zip(portions, cached, strict=True)
             reading = pool.map(
                 lambda job: [_read(source, one, job[1], wish) for one in job[0]], jobs

@@ -9,6 +9,7 @@ from diptych.datasets.findings import Note
 from diptych.datasets.places import Places
 from diptych.datasets.source_spec import FolderSource
 from diptych.datasets.sources.base import (
+    DISK_READERS,
     MAX_IMAGE_BYTES,
     PICTURE_SUFFIXES,
     SourceItem,
@@ -36,6 +37,7 @@ class Folder:
     """A folder on a disk."""
 
     is_patchy = False
+    num_readers = DISK_READERS
 
     def __init__(
         self, spec: FolderSource, *, places: Places, note: Note, columns: Collection[str] = ()

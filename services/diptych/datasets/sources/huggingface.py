@@ -5,7 +5,7 @@ from pathlib import PurePath
 from typing import Any
 
 from diptych.datasets.source_spec import HuggingFaceSource
-from diptych.datasets.sources.base import MAX_IMAGE_BYTES, SourceItem
+from diptych.datasets.sources.base import DISK_READERS, MAX_IMAGE_BYTES, SourceItem
 from diptych.datasets.sources.rows import refuse_source
 from diptych.errors import ExtraMissing, ImageInvalid, SourceUnavailable
 
@@ -16,6 +16,7 @@ class HuggingFace:
     """One split of a dataset; images stay bytes, nothing decodes them here."""
 
     is_patchy = False
+    num_readers = DISK_READERS
 
     def __init__(self, spec: HuggingFaceSource, *, columns: Collection[str] = ()) -> None:
         self._spec, self._columns = spec, columns

@@ -8,6 +8,7 @@ from diptych.datasets.findings import Note
 from diptych.datasets.source_spec import S3Source
 from diptych.datasets.sources.base import (
     MAX_IMAGE_BYTES,
+    NETWORK_READERS,
     PICTURE_SUFFIXES,
     SourceItem,
     stem_of,
@@ -26,6 +27,7 @@ class S3Prefix:
     """Objects whose keys begin with a prefix; places are keys without it."""
 
     is_patchy = False
+    num_readers = NETWORK_READERS
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from diptych.datasets.findings import Note
 from diptych.datasets.places import Places
 from diptych.datasets.source_spec import TableSource
-from diptych.datasets.sources.base import SourceItem, stem_of
+from diptych.datasets.sources.base import NETWORK_READERS, SourceItem, stem_of
 from diptych.datasets.sources.folder import read_file, stamp_of
 from diptych.datasets.sources.rows import Row, only, read_rows, refuse_source
 from diptych.datasets.sources.web import FetchConfig, fetch
@@ -25,6 +25,7 @@ class Table:
     """A table, and the files and web servers that it points at."""
 
     is_patchy = True
+    num_readers = NETWORK_READERS
 
     def __init__(
         self, spec: TableSource, *, places: Places, note: Note, columns: Collection[str] = ()

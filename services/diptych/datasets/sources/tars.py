@@ -12,7 +12,12 @@ from typing import Final
 from diptych.datasets.findings import Note
 from diptych.datasets.places import Places
 from diptych.datasets.source_spec import WebDatasetSource
-from diptych.datasets.sources.base import MAX_IMAGE_BYTES, PICTURE_SUFFIXES, SourceItem
+from diptych.datasets.sources.base import (
+    DISK_READERS,
+    MAX_IMAGE_BYTES,
+    PICTURE_SUFFIXES,
+    SourceItem,
+)
 from diptych.datasets.sources.folder import stamp_of
 from diptych.datasets.sources.rows import only, refuse_source
 from diptych.errors import ImageInvalid, ObjectNotFound
@@ -36,6 +41,7 @@ class WebDatasetTars:
     """One tar or several; a place is ``tar!start+size!member``."""
 
     is_patchy = False
+    num_readers = DISK_READERS
 
     def __init__(
         self, spec: WebDatasetSource, *, places: Places, note: Note, columns: Collection[str] = ()
