@@ -77,9 +77,11 @@ def test_everything_wrong_is_named_at_once_with_its_line() -> None:
 
 
 def test_two_datasets_of_one_id_are_refused() -> None:
-    one = {"id": "a", "source": {"type": "folder", "path": "x"}}
-    assert refused(json.dumps({"datasets": [one, one]})) == [
-        "manifest: line 1: several datasets have the id a"
+    one = "- {id: a, source: {type: folder, path: x}}"
+    assert refused(f"datasets:\n{one}\n{one}\n- {{id: a}}\n") == [
+        "datasets[1].id: line 3: 'a' is datasets[0]'s",
+        "datasets[2].id: line 4: 'a' is datasets[0]'s",
+        "datasets[2].source: line 4: is missing",
     ]
 
 

@@ -100,6 +100,18 @@ def test_links_never_leave_a_servers_roots(pictures: Path, findings: Findings, n
     assert [one.reason for one in findings] == ["link_outside"]
 
 
+@pytest.mark.parametrize(("links", "expected"), [("inside", None), ("follow", b"secret")])
+def test_a_text_is_no_way_out_of_the_folder(
+    pictures: Path, findings: Findings, note: Note, links: str, expected: bytes | None
+) -> None:
+    (pictures.parent / "secret").write_text("secret")
+    (pictures / "a.txt").unlink()
+    (pictures / "a.txt").symlink_to(pictures.parent / "secret")
+    source = opened(pictures, note, links=links)
+    assert source.text(next(source.items()), ".txt", limit=9) == expected
+    assert [one.reason for one in findings] == ([] if expected else ["link_outside"])
+
+
 def test_metadata_gives_rows_and_names_those_without_images(
     pictures: Path, findings: Findings, note: Note
 ) -> None:

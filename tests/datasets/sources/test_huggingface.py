@@ -3,14 +3,16 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from diptych.datasets.places import EVERYWHERE, Places
 from diptych.datasets.source_spec import HuggingFaceSource
 from diptych.datasets.sources.huggingface import HuggingFace
-from diptych.errors import DatasetInvalid, ExtraMissing
+from diptych.errors import DatasetInvalid, ExtraMissing, ImageInvalid
 from support.made_pictures import picture_bytes
 
 
@@ -33,8 +35,9 @@ def folder(tmp_path: Path) -> Path:
     return path
 
 
-def opened(**spec: object) -> HuggingFace:
-    return HuggingFace(HuggingFaceSource(**spec), columns={"text", "caption"})  # type: ignore[arg-type]
+def opened(places: Places = EVERYWHERE, **spec: Any) -> HuggingFace:
+    found = HuggingFaceSource(**spec)
+    return HuggingFace(found, places=places, columns={"text", "caption"})
 
 
 def test_an_image_folder_has_files_and_metadata(folder: Path) -> None:
@@ -59,6 +62,17 @@ def test_parquet_holds_the_bytes_themselves(tmp_path: Path) -> None:
     assert source.text(first, ".txt", limit=9) is None
 
 
+@pytest.mark.parametrize("path", ["/etc/hostname", "http://127.0.0.1:1/a.png", "../../secret"])
+def test_a_path_in_the_data_is_no_way_out_of_a_servers_roots(tmp_path: Path, path: str) -> None:
+    (tmp_path / "in").mkdir()
+    table = pa.table({"image": [{"bytes": None, "path": path}]})
+    pq.write_table(table, tmp_path / "in" / "a.parquet")
+    places = Places(roots=(tmp_path / "in",), urls=False)
+    source = opened(places, dataset=str(tmp_path / "in"))
+    with pytest.raises(ImageInvalid, match="may not be read here"):
+        source.open(next(source.items()))
+
+
 @pytest.mark.parametrize(
     ("spec", "problem"),
     [
@@ -67,7 +81,7 @@ def test_parquet_holds_the_bytes_themselves(tmp_path: Path) -> None:
         ({"dataset": "/none/such"}, "cannot be loaded"),
     ],
 )
-def test_what_is_not_there_is_refused(folder: Path, spec: dict[str, str], problem: str) -> None:
+def test_what_is_not_there_is_refused(folder: Path, spec: dict[str, Any], problem: str) -> None:
     with pytest.raises(DatasetInvalid, match=problem):
         list(opened(**{"dataset": str(folder), **spec}).items())
 

@@ -51,6 +51,6 @@ def open_source(
         case S3Source():
             return S3Prefix(spec, note=note, columns=columns)
         case HuggingFaceSource():
-            return HuggingFace(spec, columns=columns)
+            return HuggingFace(spec, places=places, columns=columns)
         case _:
             assert_never(spec)

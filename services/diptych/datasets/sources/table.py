@@ -78,12 +78,13 @@ class Table:
         """Read the file beside an image that is a file; a url has none."""
         if _is_url(item.place):
             return None
-        path = self._file(item.place)
         try:
-            with path.with_name(stem_of(path.name) + extension).open("rb") as stream:
+            with self._file(stem_of(item.place) + extension).open("rb") as stream:
                 return stream.read(limit)
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise ImageInvalid(item.place, f"its {extension}: {error.strerror}") from error
 
     def _item(self, place: str, row: Row) -> SourceItem:
         if _is_url(place):
