@@ -1,6 +1,7 @@
 """Manifests as users write them, right and wrong."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -76,9 +77,11 @@ def test_everything_wrong_is_named_at_once_with_its_line() -> None:
 
 
 def test_two_datasets_of_one_id_are_refused() -> None:
-    one = {"id": "a", "source": {"type": "folder", "path": "x"}}
-    assert refused(json.dumps({"datasets": [one, one]})) == [
-        "manifest: line 1: several datasets have the id a"
+    one = "- {id: a, source: {type: folder, path: x}}"
+    assert refused(f"datasets:\n{one}\n{one}\n- {{id: a}}\n") == [
+        "datasets[1].id: line 3: 'a' is datasets[0]'s",
+        "datasets[2].id: line 4: 'a' is datasets[0]'s",
+        "datasets[2].source: line 4: is missing",
     ]
 
 
@@ -182,3 +185,10 @@ def test_defaults_are_not_written() -> None:
         "    path: /x",
         "    type: folder",
     ]
+
+
+def test_the_manifest_in_the_documents_is_one() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text()
+    (block,) = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
+    manifest = parse_manifest(block.encode(), folder=Path("/data"))
+    assert [one.id for one in manifest.datasets] == ["huggy", "people", "held-out"]
