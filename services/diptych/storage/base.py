@@ -1,6 +1,6 @@
 """What this package asks of an object store."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -14,6 +14,8 @@ class StoredObject:
     key: str
     size_bytes: int
     etag: str
+    modified_s: float = field(default=0.0, compare=False)
+    """When it was written, in seconds since 1970 by the store's clock."""
 
 
 class ObjectStore(Protocol):

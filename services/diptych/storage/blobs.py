@@ -23,6 +23,8 @@ class BlobInfo:
 
     key: str
     size_bytes: int
+    modified_s: float
+    """When it was last written, in seconds since 1970 by the store's clock, which may be wrong."""
 
 
 class BlobStore(Protocol):

@@ -88,4 +88,4 @@ def _info(key: str, path: Path) -> BlobInfo | None:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return BlobInfo(key=key, size_bytes=status.st_size)
+    return BlobInfo(key=key, size_bytes=status.st_size, modified_s=status.st_mtime)

@@ -1,6 +1,7 @@
 """Blobs and refs of this process, gone with it: for tests and for servers without a disk."""
 
 import threading
+import time
 from collections.abc import Iterable, Iterator
 
 from diptych.digest import Digest
@@ -18,6 +19,7 @@ class MemoryBlobs:
         self._limit_bytes = limit_bytes
         self._lock = threading.Lock()
         self._blobs: dict[str, bytes] = {}
+        self._modified_s: dict[str, float] = {}
 
     @property
     def location(self) -> str:
@@ -32,6 +34,7 @@ class MemoryBlobs:
             if self._limit_bytes is not None and others + len(data) > self._limit_bytes:
                 raise StoreFull(location=self.location, size_bytes=len(data))
             self._blobs[check_key(key)] = data
+            self._modified_s[key] = time.time_ns() / 1e9
         return len(data)
 
     def read(self, key: str, *, start: int = 0, size_bytes: int | None = None) -> Iterator[bytes]:
@@ -43,8 +46,11 @@ class MemoryBlobs:
 
     def find(self, key: str) -> BlobInfo | None:
         """Return the size of the bytes."""
-        data = self._blobs.get(key)
-        return None if data is None else BlobInfo(key=key, size_bytes=len(data))
+        with self._lock:
+            data = self._blobs.get(key)
+            if data is None:
+                return None
+            return BlobInfo(key=key, size_bytes=len(data), modified_s=self._modified_s[key])
 
     def listing(self, prefix: str) -> Iterator[BlobInfo]:
         """Yield the blobs there were when the first was asked for."""
@@ -59,6 +65,7 @@ class MemoryBlobs:
         """Forget the bytes."""
         with self._lock:
             self._blobs.pop(key, None)
+            self._modified_s.pop(key, None)
 
     def move(self, key: str, to: str) -> None:
         """Hang the bytes elsewhere."""
@@ -66,6 +73,7 @@ class MemoryBlobs:
             if key not in self._blobs:
                 raise BlobNotFound(key)
             self._blobs[check_key(to)] = self._blobs.pop(key)
+            self._modified_s[to] = self._modified_s.pop(key)
 
     def local_path(self, key: str) -> None:
         """Return None: there are no files."""

@@ -87,10 +87,7 @@ class S3Store:
             ]
         except (BotoCoreError, ClientError) as error:
             raise self._translate(error, prefix) from error
-        return [
-            StoredObject(key=entry["Key"], size_bytes=entry["Size"], etag=entry["ETag"].strip('"'))
-            for entry in sorted(entries, key=lambda entry: str(entry["Key"]))
-        ]
+        return [_listed(entry) for entry in sorted(entries, key=lambda entry: str(entry["Key"]))]
 
     def download(self, stored: StoredObject, path: Path) -> None:
         """Stream the object to ``path`` and check its size and, where S3 has one, its MD5."""
@@ -114,8 +111,12 @@ class S3Store:
             if _code(error) in _MISSING_CODES:
                 return None
             raise self._translate(error, key) from error
-        etag = answer["ETag"].strip('"')
-        return StoredObject(key=key, size_bytes=answer["ContentLength"], etag=etag)
+        return StoredObject(
+            key=key,
+            size_bytes=answer["ContentLength"],
+            etag=answer["ETag"].strip('"'),
+            modified_s=answer["LastModified"].timestamp(),
+        )
 
     def scan(self, prefix: str, *, after: str = "") -> Iterator[StoredObject]:
         """Yield the objects under ``prefix`` that sort after ``after``, page by page."""
@@ -128,8 +129,7 @@ class S3Store:
             except (BotoCoreError, ClientError) as error:
                 raise self._translate(error, prefix) from error
             for entry in page.get("Contents", ()):
-                etag = entry["ETag"].strip('"')
-                yield StoredObject(key=entry["Key"], size_bytes=entry["Size"], etag=etag)
+                yield _listed(entry)
             if not page.get("IsTruncated"):
                 return
             more = {"ContinuationToken": page["NextContinuationToken"]}
@@ -288,6 +288,15 @@ class S3Store:
         if code in _FULL_CODES:
             return StoreFull(location=self.location, size_bytes=size_bytes)
         return SourceUnavailable(location, str(error))
+
+
+def _listed(entry: dict[str, Any]) -> StoredObject:
+    return StoredObject(
+        key=entry["Key"],
+        size_bytes=entry["Size"],
+        etag=entry["ETag"].strip('"'),
+        modified_s=entry["LastModified"].timestamp(),
+    )
 
 
 def _code(error: BotoCoreError | ClientError) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from diptych.errors import BlobNotFound, FieldViolation, ObjectNotFound, SettingInvalid
+from diptych.storage.base import StoredObject
 from diptych.storage.blobs import BlobInfo, check_key
 from diptych.storage.refs import Ref, RefStamp, check_value
 from diptych.storage.s3 import S3Store
@@ -42,13 +43,13 @@ class S3Blobs:
     def find(self, key: str) -> BlobInfo | None:
         """Return the object's size."""
         found = self._store.find(self._key(key))
-        return BlobInfo(key=key, size_bytes=found.size_bytes) if found else None
+        return _info(key, found) if found else None
 
     def listing(self, prefix: str) -> Iterator[BlobInfo]:
         """Yield the objects page by page."""
         for item in self._store.scan(f"{self._prefix}/{prefix}"):
             key = item.key.removeprefix(f"{self._prefix}/")
-            yield BlobInfo(key=key, size_bytes=item.size_bytes)
+            yield _info(key, item)
 
     def delete(self, key: str) -> None:
         """Delete the object."""
@@ -135,3 +136,7 @@ class S3Refs:
 
     def _key(self, key: str) -> str:
         return f"{self._prefix}/{check_key(key)}"
+
+
+def _info(key: str, item: StoredObject) -> BlobInfo:
+    return BlobInfo(key=key, size_bytes=item.size_bytes, modified_s=item.modified_s)

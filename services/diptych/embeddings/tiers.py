@@ -1,0 +1,327 @@
+"""Where embeddings are looked for: memory, then packs on this machine's disk, then packs on S3.
+
+The last tier of packs is the one that lasts: a disk in front of S3 is a cache of bounded size, of
+which the packs unused for longest go. A tier that fails is passed over, rested and counted: reads
+become misses, and the caller encodes.
+"""
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Protocol
+
+from diptych.digest import Digest
+from diptych.embeddings.memory import MemoryStats, MemoryTier
+from diptych.embeddings.pack_store import PackConfig, PackStore, StoreStats
+from diptych.errors import DiptychError, FieldViolation, SettingInvalid
+from diptych.storage.blobs import BlobStore
+from diptych.storage.local import LocalBlobs
+
+__all__ = [
+    "NO_OBSERVER",
+    "StoreConfig",
+    "TierObserver",
+    "TierStats",
+    "TieredStore",
+    "open_packs",
+    "open_store",
+]
+
+_log = logging.getLogger(__name__)
+_REST_S: Final = 10.0
+"""A tier whose reads failed is not asked again before."""
+
+
+class TierObserver(Protocol):
+    """Counts what happens; methods are called from any thread and must not block."""
+
+    def hit(self, tier: str, kind: str) -> None:
+        """An entry was found in ``memory``, ``disk`` or ``remote``."""
+
+    def miss(self, kind: str) -> None:
+        """An entry was in no tier."""
+
+    def failed(self, tier: str, operation: str) -> None:
+        """A tier's ``read`` or ``write`` failed."""
+
+    def evicted(self, tier: str, num_entries: int, size_bytes: int) -> None:
+        """Entries went from ``disk`` because there was no more room for them."""
+
+
+class _NoObserver:
+    def hit(self, tier: str, kind: str) -> None:
+        """Count nothing."""
+
+    def miss(self, kind: str) -> None:
+        """Count nothing."""
+
+    def failed(self, tier: str, operation: str) -> None:
+        """Count nothing."""
+
+    def evicted(self, tier: str, num_entries: int, size_bytes: int) -> None:
+        """Count nothing."""
+
+
+NO_OBSERVER: Final = _NoObserver()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreConfig:
+    """Where embeddings are kept; at least one of ``folder`` and ``s3_uri`` for them to last."""
+
+    folder: Path | None = None
+    s3_uri: str | None = None
+    """``s3://bucket/prefix``"""
+    s3_endpoint: str | None = None
+    s3_region: str | None = None
+    namespace: str = "default"
+    memory_bytes: int = 2**30
+    disk_bytes: int = 64 * 2**30
+    """Of ``folder`` in front of S3. Without S3 the folder is bounded by ``gc``."""
+    packs: PackConfig = field(default_factory=PackConfig)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TierStats:
+    """What each tier holds; None where there is no such tier."""
+
+    memory: MemoryStats
+    disk: StoreStats | None
+    remote: StoreStats | None
+
+
+class _Tier:
+    """Packs with a name, left alone for a while after a read of them failed."""
+
+    def __init__(self, name: str, store: PackStore, observer: TierObserver) -> None:
+        self.name, self.store = name, store
+        self._observer = observer
+        self._rests_until_s = 0.0
+        self.write_error: DiptychError | None = None
+
+    def get(self, key: Digest) -> bytes | None:
+        if self.rests:
+            return None
+        try:
+            return self.store.get(key)
+        except DiptychError as error:
+            self.read_failed(error)
+            return None
+
+    def read_many(self, keys: list[Digest]) -> Iterator[tuple[Digest, bytes]]:
+        if self.rests or not keys:
+            return
+        try:
+            yield from self.store.read_many(keys)
+        except DiptychError as error:
+            self.read_failed(error)
+
+    def put(self, key: Digest, data: bytes) -> None:
+        try:
+            self.store.put(key, data)
+        except DiptychError as error:
+            self.write_error = error
+            self._observer.failed(self.name, "write")
+            _log.warning("embeddings are not kept in %s: %s", self.name, error)
+
+    @property
+    def rests(self) -> bool:
+        return time.monotonic() < self._rests_until_s
+
+    def read_failed(self, error: DiptychError) -> None:
+        self._rests_until_s = time.monotonic() + _REST_S
+        self._observer.failed(self.name, "read")
+        _log.warning("embeddings are not read from %s for a while: %s", self.name, error)
+
+
+class TieredStore:
+    """All tiers as one store; safe to use from many threads."""
+
+    def __init__(
+        self,
+        *,
+        memory: MemoryTier,
+        disk: PackStore | None = None,
+        remote: PackStore | None = None,
+        disk_bytes: int | None = None,
+        observer: TierObserver = NO_OBSERVER,
+    ) -> None:
+        self.memory = memory
+        self._tiers = [
+            _Tier(name, store, observer)
+            for name, store in (("disk", disk), ("remote", remote))
+            if store is not None
+        ]
+        self._disk_bytes = disk_bytes if disk and remote else None
+        self._observer = observer
+        self._num_packs = 0
+
+    @property
+    def lasting(self) -> PackStore | None:
+        """The packs that last, with the roots beside them; None if there is only memory."""
+        return self._tiers[-1].store if self._tiers else None
+
+    def get(self, key: Digest, *, kind: str) -> bytes | None:
+        """Return an entry, checked, and keep it in the tiers above; None is a miss."""
+        data = self.memory.get(key)
+        if data is not None:
+            self._observer.hit("memory", kind)
+            return data
+        for depth, tier in enumerate(self._tiers):
+            data = tier.get(key)
+            if data is not None:
+                self._observer.hit(tier.name, kind)
+                self._fill(key, data, depth)
+                return data
+        self._observer.miss(kind)
+        return None
+
+    def read_many(self, keys: Iterable[Digest], *, kind: str) -> Iterator[tuple[Digest, bytes]]:
+        """Yield those entries of ``keys`` that are somewhere, each once, not in their order."""
+        left = dict.fromkeys(keys)
+        for key in list(left):
+            data = self.memory.get(key)
+            if data is not None:
+                del left[key]
+                self._observer.hit("memory", kind)
+                yield key, data
+        for depth, tier in enumerate(self._tiers):
+            for key, data in tier.read_many(list(left)):
+                del left[key]
+                self._observer.hit(tier.name, kind)
+                self._fill(key, data, depth)
+                yield key, data
+        for _ in left:
+            self._observer.miss(kind)
+
+    def missing(self, keys: Iterable[Digest]) -> list[Digest]:
+        """Return those of ``keys`` that are in no tier, in their order.
+
+        Raises:
+            SourceUnavailable: A tier does not answer, so it cannot be told.
+        """
+        left = [key for key in dict.fromkeys(keys) if not self.memory.has(key)]
+        for tier in self._tiers:
+            left = tier.store.missing(left) if left else left
+        return left
+
+    def put(self, key: Digest, data: bytes) -> None:
+        """Keep an entry in every tier; a tier that cannot write is counted, and ``flush`` tells."""
+        self.memory.put(key, data)
+        for tier in self._tiers:
+            tier.put(key, data)
+        self._bound()
+
+    def flush(self) -> None:
+        """Write what waits.
+
+        Raises:
+            StoreFull: The tier that lasts has no room, now or at a ``put`` since the last flush.
+            SourceUnavailable: It could not be written to, now or then.
+        """
+        for tier in self._tiers:
+            try:
+                tier.store.flush()
+            except DiptychError as error:
+                tier.write_error = error
+        self._bound()
+        if self._tiers:
+            last = self._tiers[-1]
+            failure, last.write_error = last.write_error, None
+            if failure is not None:
+                raise failure
+
+    def delete(self, keys: Iterable[Digest]) -> int:
+        """Remove entries from every tier; return how many the last had. Raises as ``flush``."""
+        gone, num_gone = list(keys), 0
+        for key in gone:
+            self.memory.drop(key)
+        for tier in self._tiers:
+            num_gone = tier.store.delete(gone)
+        return num_gone
+
+    def close(self) -> None:
+        """Flush, and end the threads; raises as ``flush``."""
+        try:
+            self.flush()
+        finally:
+            for tier in self._tiers:
+                tier.store.pool.shutdown()
+
+    def stats(self) -> TierStats:
+        """Return what each tier holds, as far as this process knows."""
+        held = {tier.name: tier.store.stats() for tier in self._tiers}
+        return TierStats(memory=self.memory.stats, disk=held.get("disk"), remote=held.get("remote"))
+
+    def _fill(self, key: Digest, data: bytes, depth: int) -> None:
+        self.memory.put(key, data)
+        for tier in self._tiers[:depth]:
+            tier.put(key, data)
+        self._bound()
+
+    def _bound(self) -> None:
+        """Let the disk's packs that were unused for longest go, when a new one was written."""
+        if self._disk_bytes is None:
+            return
+        disk = self._tiers[0]
+        num_packs = disk.store.num_packs
+        if num_packs == self._num_packs:
+            return
+        try:
+            evicted = disk.store.evict(self._disk_bytes)
+        except DiptychError as error:
+            disk.read_failed(error)
+            return
+        self._num_packs = disk.store.num_packs
+        if evicted:
+            num_entries = sum(ref.num_entries for ref in evicted)
+            self._observer.evicted("disk", num_entries, sum(ref.size_bytes for ref in evicted))
+
+
+def open_store(config: StoreConfig, *, observer: TierObserver = NO_OBSERVER) -> TieredStore:
+    """Return the tiers that ``config`` names.
+
+    Raises:
+        SettingInvalid: The folder cannot be made, or the S3 address is none.
+    """
+    return TieredStore(
+        memory=MemoryTier(config.memory_bytes),
+        disk=None if config.folder is None else _open(_in_folder(config.folder), config),
+        remote=None if config.s3_uri is None else _open(_in_bucket(config), config),
+        disk_bytes=config.disk_bytes,
+        observer=observer,
+    )
+
+
+def open_packs(config: StoreConfig) -> PackStore | None:
+    """Return only the packs that last, for upkeep; raises what ``open_store`` does."""
+    if config.s3_uri is not None:
+        return _open(_in_bucket(config), config)
+    return None if config.folder is None else _open(_in_folder(config.folder), config)
+
+
+def _open(blobs: BlobStore, config: StoreConfig) -> PackStore:
+    return PackStore(blobs, namespace=config.namespace, config=config.packs)
+
+
+def _in_folder(folder: Path) -> BlobStore:
+    try:
+        return LocalBlobs(folder)
+    except OSError as error:
+        description = f"{folder} cannot be made: {error.strerror}"
+        raise SettingInvalid([FieldViolation(field="folder", description=description)]) from error
+
+
+def _in_bucket(config: StoreConfig) -> BlobStore:
+    from diptych.storage.s3 import S3Config, S3Store  # noqa: PLC0415 - boto3 is an extra
+    from diptych.storage.s3_blobs import S3Blobs  # noqa: PLC0415
+
+    bucket, _, prefix = str(config.s3_uri).removeprefix("s3://").partition("/")
+    prefix = prefix.strip("/")
+    if not str(config.s3_uri).startswith("s3://") or not bucket or not prefix:
+        description = f"expected s3://bucket/prefix, not {str(config.s3_uri)[:80]!r}"
+        raise SettingInvalid([FieldViolation(field="s3_uri", description=description)])
+    s3 = S3Config(endpoint_url=config.s3_endpoint, region=config.s3_region)
+    return S3Blobs(S3Store(bucket, s3), prefix=prefix)
