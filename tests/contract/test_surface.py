@@ -1,8 +1,9 @@
 """Names that users, dashboards and programs rely on: a new one is added to a list on purpose."""
 
-from diptych.inference.settings import InferenceSettings, Settings
+from diptych.inference.settings import InferenceSettings
+from diptych.settings import SharedSettings
 from diptych.telemetry.metrics import METRIC_NAMES
-from diptych.v1 import adapters_pb2, inference_pb2, types_pb2
+from diptych.v1 import adapters_pb2, embedding_cache_pb2, inference_pb2, types_pb2
 
 SHARED_VARIABLES = {"DIPTYCH_CONFIG", "DIPTYCH_HOME", "DIPTYCH_LOG_LEVEL", "DIPTYCH_OTLP_ENDPOINT"}
 INFERENCE_SETTINGS = {
@@ -86,10 +87,20 @@ ADAPTER_RPCS = {
     "MergeAdapters",
     "UnloadAdapter",
 }
+CACHE_RPCS = {
+    "EncodeImages",
+    "EncodePrompts",
+    "EvictEmbeddings",
+    "FindMissing",
+    "GetCacheStats",
+    "ReadEmbeddings",
+    "WarmDataset",
+    "WriteEmbeddings",
+}
 
 
 def test_shared_settings_are_the_listed_ones() -> None:
-    names = {f"DIPTYCH_{name.upper()}" for name in Settings.model_fields if name != "inference"}
+    names = {f"DIPTYCH_{name.upper()}" for name in SharedSettings.model_fields}
     assert names | {"DIPTYCH_CONFIG"} == SHARED_VARIABLES
 
 
@@ -113,6 +124,11 @@ def test_rpcs_are_the_listed_ones() -> None:
 def test_adapter_rpcs_are_the_listed_ones() -> None:
     service = adapters_pb2.DESCRIPTOR.services_by_name["AdapterService"]
     assert {method.name for method in service.methods} == ADAPTER_RPCS
+
+
+def test_cache_rpcs_are_the_listed_ones() -> None:
+    service = embedding_cache_pb2.DESCRIPTOR.services_by_name["EmbeddingCacheService"]
+    assert {method.name for method in service.methods} == CACHE_RPCS
 
 
 def test_enums_start_at_unspecified() -> None:

@@ -21,6 +21,7 @@ from diptych.errors import EmbeddingInvalid, InvalidRequest, OutOfDeviceMemory, 
 from diptych.models.autoencoder import Autoencoder
 from diptych.models.embedding_values import from_entry
 from diptych.models.experts import Expert, Experts, load_experts
+from diptych.models.text_encoders import TextEncoders
 from support.bad_pictures import saved
 
 WHOLE = Preprocessing(resized=(64, 48), crop=(0, 0, 64, 48))
@@ -66,6 +67,14 @@ def test_a_prompt_that_is_not_given_is_zeros_as_in_diffusers(
     (entry,) = encoders.encode_prompts([encoders.prompt_record(None)])
     assert torch.equal(tensors(entry)["hidden"], hidden[0])
     assert torch.equal(tensors(entry)["pooled"], pooled[0])
+
+
+def test_zeros_stay_zeros_whatever_an_experts_own_way_with_none_is(base: Expert) -> None:
+    text = TextEncoders(base.text.encoders, zeros_for_none=False)
+    other = Encoders(replace(base, text=text))
+    record = Encoders(base).prompt_record(None)
+    assert other.prompt_record(None) == other.prompt_record("") != record
+    assert not tensors(other.encode([record])[0])["hidden"].any()
 
 
 @pytest.mark.parametrize("clip_skip", [1, 2])
@@ -210,7 +219,7 @@ def test_a_full_device_is_told_with_the_size(
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(base.vae, "posterior", full)
-    monkeypatch.setattr(base.text, "encode", full)
+    monkeypatch.setattr(TextEncoders, "encode", full)
     with pytest.raises(OutOfDeviceMemory, match="64x48"):
         encoders.encode([work(encoders)])
     with pytest.raises(OutOfDeviceMemory, match="these texts"):

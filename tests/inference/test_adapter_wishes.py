@@ -7,7 +7,7 @@ import pytest
 from diptych.inference.adapter_wishes import adapter_wishes
 from diptych.inference.limits import Limits
 from diptych.inference.orders import AdapterWish
-from diptych.inference.violations import Violations
+from diptych.rpc.violations import Violations
 from diptych.v1.types_pb2 import AdapterUse
 
 DIGEST = f"sha256:{'a' * 64}"

@@ -4,12 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from diffusers import AutoencoderTiny
 from prometheus_client import CollectorRegistry
 
-from diptych.errors import CheckpointInvalid, ModelNotFound, SettingInvalid
-from diptych.inference.loading import choose_device, choose_dtype, load_engine
+from diptych.errors import CheckpointInvalid, ModelNotFound
+from diptych.inference.loading import load_engine
 from diptych.inference.server import Loaded
 from diptych.inference.settings import InferenceSettings, Settings
 from diptych.telemetry.metrics import InferenceMetrics
@@ -82,17 +81,3 @@ def test_preview_decoder_of_other_latents_is_refused(load: LoadWith, tmp_path: P
 def test_model_that_is_not_there_is_named(load: LoadWith, tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound):
         load(base=str(tmp_path / "absent"))
-
-
-@pytest.mark.parametrize("name", ["gpu", "cuda:99", "cpu:1", "mps", ""])
-def test_device_that_is_not_there_is_refused(name: str) -> None:
-    with pytest.raises(SettingInvalid, match="no device"):
-        choose_device(name)
-
-
-def test_cpu_computes_in_float32_unless_told() -> None:
-    cpu = torch.device("cpu")
-    assert (choose_dtype("auto", cpu), choose_dtype("bfloat16", cpu)) == (
-        torch.float32,
-        torch.bfloat16,
-    )

@@ -4,7 +4,7 @@ import math
 
 from diptych.inference.hosted import Hosted
 from diptych.inference.stage_wire import stage_settings
-from diptych.inference.violations import Violations
+from diptych.rpc.violations import Violations
 from diptych.v1.types_pb2 import ScheduleInterval, StageSettings
 
 

@@ -13,7 +13,7 @@ from PIL import ExifTags, Image
 
 from diptych.inference.limits import Limits
 from diptych.inference.uploads import check_sha256, check_size, checked_latents, checked_picture
-from diptych.inference.violations import Violations
+from diptych.rpc.violations import Violations
 
 LIMITS = Limits(max_side=512, max_pixels=256 * 512, max_images=4)
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client import CollectorRegistry
 
-from diptych.telemetry.metrics import METRIC_NAMES, InferenceMetrics, MetricsServer
+from diptych.telemetry.metrics import METRIC_NAMES, InferenceMetrics
+from diptych.telemetry.metrics_port import MetricsServer
 
 
 @pytest.fixture

@@ -24,8 +24,8 @@ from diptych.errors import FieldViolation, InvalidRequest, OutOfDeviceMemory
 from diptych.models.autoencoder import pixels_from_images
 from diptych.models.embedding_records import image_identity, prompt_identity, prompt_record
 from diptych.models.embedding_values import to_entry, write_prompt
-from diptych.models.experts import Expert
-from diptych.models.text_encoders import PromptRow
+from diptych.models.experts import Conditioner, Expert
+from diptych.models.text_encoders import PromptRow, TextEncoders
 
 __all__ = ["Encoders", "EncodingConfig", "ImageWork", "Work", "shape_of"]
 
@@ -63,9 +63,11 @@ class Encoders:
     One thread should do the encoding all the same: a device does one thing at a time.
     """
 
-    def __init__(self, expert: Expert, config: EncodingConfig | None = None) -> None:
+    def __init__(self, expert: Expert | Conditioner, config: EncodingConfig | None = None) -> None:
         config = config or EncodingConfig()
         self._text, self._vae = expert.text, expert.vae
+        # In a record None is zeros: what this expert makes of it was decided when that was made.
+        self._recorded = TextEncoders(expert.text.encoders, zeros_for_none=True)
         self.prompt_identity: EncoderIdentity = prompt_identity(expert.text, config.prompts)
         self.image_identity: EncoderIdentity = image_identity(expert.vae, config.images)
 
@@ -75,7 +77,13 @@ class Encoders:
         return self._vae.pixels_per_latent
 
     def prompt_record(
-        self, text: str | None, *, clip_skip: int = 0, long_prompt: str = "error"
+        self,
+        text: str | None,
+        *,
+        clip_skip: int = 0,
+        long_prompt: str = "error",
+        min_windows: int = 1,
+        field: str = "prompt",
     ) -> PromptRecord:
         """Return what the embedding of ``text`` depends on.
 
@@ -83,12 +91,20 @@ class Encoders:
             text: After every transform; None is a negative prompt that is not given.
             clip_skip: Layers left out beyond the last, as diffusers counts them.
             long_prompt: ``error``, ``truncate`` or ``chunk``, beyond one window.
+            min_windows: Windows to fill up to, at least.
+            field: What an error calls the text.
 
         Raises:
             PromptTooLong: ``text`` is longer than one window and that is an error.
             InvalidRequest: The encoders have fewer layers.
         """
-        row = PromptRow(text=text, clip_skip=clip_skip, long_prompt=long_prompt)
+        row = PromptRow(
+            text=text,
+            field=field,
+            clip_skip=clip_skip,
+            long_prompt=long_prompt,
+            min_windows=min_windows,
+        )
         record = prompt_record(self._text, row, self.prompt_identity.stored)
         assert record is not None, "without a variant there is always a key"
         return record
@@ -127,7 +143,7 @@ class Encoders:
         """
         rows = [self._row(record) for record in records]
         try:
-            found = self._text.encode(rows)
+            found = self._recorded.encode(rows)
         except torch.OutOfMemoryError as error:
             raise OutOfDeviceMemory from error
         return [write_prompt(embeds, self.prompt_identity.stored) for embeds in found]

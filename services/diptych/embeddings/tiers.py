@@ -165,18 +165,39 @@ class TieredStore:
 
     def get(self, key: Digest, *, kind: str) -> bytes | None:
         """Return an entry, checked, and keep it in the tiers above; None is a miss."""
+        found = self.find(key, kind=kind)
+        return None if found is None else found[1]
+
+    def find(self, key: Digest, *, kind: str) -> tuple[str, bytes] | None:
+        """Return an entry as ``get`` does, and the tier that had it."""
         data = self.memory.get(key)
         if data is not None:
             self._observer.hit("memory", kind)
-            return data
+            return "memory", data
         for depth, tier in enumerate(self._tiers):
             data = tier.get(key)
             if data is not None:
                 self._observer.hit(tier.name, kind)
                 self._fill(key, data, depth)
-                return data
+                return tier.name, data
         self._observer.miss(kind)
         return None
+
+    def locate(self, keys: Iterable[Digest]) -> dict[Digest, str]:
+        """Return the nearest tier of those of ``keys`` that are somewhere; reads no entry.
+
+        Raises:
+            SourceUnavailable: A tier does not answer, so it cannot be told.
+        """
+        asked = list(dict.fromkeys(keys))
+        found = {key: "memory" for key in asked if self.memory.has(key)}
+        left = [key for key in asked if key not in found]
+        for tier in self._tiers:
+            missing = tier.store.missing(left) if left else left
+            absent = set(missing)
+            found |= {key: tier.name for key in left if key not in absent}
+            left = missing
+        return found
 
     def read_many(self, keys: Iterable[Digest], *, kind: str) -> Iterator[tuple[Digest, bytes]]:
         """Yield those entries of ``keys`` that are somewhere, each once, not in their order."""

@@ -8,7 +8,7 @@ from diptych.adapters.naming import split_reference
 from diptych.errors import InvalidRequest
 from diptych.inference.limits import Limits
 from diptych.inference.orders import AdapterWish
-from diptych.inference.violations import Violations, shown
+from diptych.rpc.violations import Violations, shown
 from diptych.v1 import types_pb2
 
 __all__ = ["MAX_PARTS", "MAX_SCALE", "adapter_wishes"]

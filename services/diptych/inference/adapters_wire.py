@@ -24,7 +24,7 @@ from diptych.inference.orders import (
     Shown,
     Upload,
 )
-from diptych.inference.violations import Violations, shown
+from diptych.rpc.violations import Violations, shown
 from diptych.v1 import adapters_pb2 as pb
 
 __all__ = [

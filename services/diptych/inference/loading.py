@@ -5,15 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
-import torch
-
 from diptych.adapters.adapter import Adapter
 from diptych.adapters.merge.merging import Merged
 from diptych.adapters.merge.zipping import ZipSpec
 from diptych.adapters.registry import Registry
 from diptych.diffusion import SOLVERS
 from diptych.diffusion.schedule import SIGMA_SCHEDULES, SPACINGS
-from diptych.errors import FieldViolation, SettingInvalid
 from diptych.inference.adapter_loading import StoreLoader
 from diptych.inference.adapter_store import adapters_dir, fetches, open_registry
 from diptych.inference.base_weights import BaseWeights, weights_of
@@ -34,8 +31,9 @@ from diptych.inference.zip_merge import zip_merge
 from diptych.models.checkpoint import SourceConfig
 from diptych.models.experts import Expert as LoadedExpert
 from diptych.models.experts import Experts, LoadOptions, load_experts
+from diptych.models.placement import choose_device, choose_dtype
 from diptych.models.preview_decoder import PreviewDecoder, load_preview_decoder
-from diptych.nano.pair import expert_path
+from diptych.nano.pair import model_source
 from diptych.storage.s3 import S3Config
 from diptych.storage.tiers import TierStats
 
@@ -48,12 +46,6 @@ SAME_LATENTS: Final = frozenset(
 
 ZIP_STEPS: Final = 100
 """Steps of a zip that names none."""
-
-DTYPES: Final = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
 
 _log = logging.getLogger(__name__)
 
@@ -119,10 +111,10 @@ def load_pair(settings: Settings) -> Experts:
         ExpertsMismatch: Base and refiner cannot share a trajectory.
     """
     own = settings.inference
-    device = choose_device(own.device)
+    device = choose_device(own.device, field="inference.device")
     return load_experts(
-        _source(own.base, "base"),
-        _source(own.refiner_source(), "refiner"),
+        model_source(own.base, "base"),
+        model_source(own.refiner_source(), "refiner"),
         device=device,
         dtype=choose_dtype(own.dtype, device),
         cache_dir=settings.home / "models",
@@ -208,33 +200,6 @@ def _load_previewer(settings: Settings, experts: Experts) -> PreviewDecoder | No
     )
 
 
-def choose_device(name: str) -> torch.device:
-    """Return the device that a setting names; ``auto`` is an accelerator where there is one.
-
-    Raises:
-        SettingInvalid: This machine has no such device.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise _no_device(name) from error
-    present = torch.cuda.device_count() if device.type == "cuda" else int(device.type == "cpu")
-    if (device.index or 0) >= present:
-        raise _no_device(name)
-    return device
-
-
-def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Return the dtype that a setting names; ``auto`` follows from the device."""
-    if name != "auto":
-        return DTYPES[name]
-    if device.type == "cpu":
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-
-
 def describe(experts: Experts, own: InferenceSettings) -> Hosted:
     """Return what requests are checked and filled in against."""
     first = experts.hosted[0].family
@@ -263,15 +228,6 @@ def describe(experts: Experts, own: InferenceSettings) -> Hosted:
         num_steps=first.default_num_steps,
         solver=first.default_solver,
     )
-
-
-def _source(name: str | None, expert: str) -> str | None:
-    """Return the folder of an embedded expert, any other source as it is."""
-    if name == "nano":
-        return str(expert_path(expert))
-    if name is not None and name.startswith("nano/"):
-        return str(expert_path(name.removeprefix("nano/")))
-    return name
 
 
 def _hosted(expert: LoadedExpert | None, source: str | None) -> HostedExpert | None:
@@ -303,8 +259,3 @@ def _version() -> str:
         return version("diptych")
     except PackageNotFoundError:
         return "0+source"
-
-
-def _no_device(name: str) -> SettingInvalid:
-    description = f"this machine has no device {name!r}"
-    return SettingInvalid([FieldViolation(field="inference.device", description=description)])

@@ -5,16 +5,13 @@ of another program; both run ``serve``.
 """
 
 import asyncio
-import concurrent.futures
 import contextlib
 import logging
-import os
-import signal
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Protocol, TypeVar
+from typing import Final, Protocol
 
 from prometheus_client import CollectorRegistry
 
@@ -22,9 +19,6 @@ from diptych.clients.inference import AsyncInferenceClient, ClientConfig
 from diptych.errors import (
     EngineFault,
     ExtraMissing,
-    FieldViolation,
-    SettingInvalid,
-    Unavailable,
 )
 from diptych.inference.adapter_counts import adapter_counts
 from diptych.inference.adapters_service import ADAPTER_SERVICE_NAME, AdapterService, Pins
@@ -36,10 +30,12 @@ from diptych.inference.service import SERVICE_NAME, Hosting, InferenceService, S
 from diptych.inference.settings import InferenceSettings, Settings
 from diptych.rpc.auth import TokenFile, everyone
 from diptych.rpc.channel import ChannelConfig
+from diptych.rpc.running import Ports, ServingThread, run_until_signal, unless
 from diptych.rpc.server import Probe, RpcServer, ServerConfig
 from diptych.storage.tiers import TierStats
 from diptych.telemetry.logging import configure_logging
-from diptych.telemetry.metrics import InferenceMetrics, MetricsServer
+from diptych.telemetry.metrics import InferenceMetrics
+from diptych.telemetry.metrics_port import open_metrics
 from diptych.telemetry.tracing import NullTracer, Tracer, otlp_tracer
 from diptych.v1.adapters_pb2_grpc import add_AdapterServiceServicer_to_server
 from diptych.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
@@ -48,7 +44,6 @@ __all__ = [
     "BackgroundServer",
     "Load",
     "Loaded",
-    "Ports",
     "RunningEngine",
     "run_server",
     "serve",
@@ -58,9 +53,6 @@ WATCH_S: Final = 1.0
 """How often the engine's thread is looked at."""
 HAND_BACK_S: Final = 2.0
 """The engine hands requests back at the end of the grace period; calls get this much longer."""
-FORCED_EXIT: Final = 130
-
-Result = TypeVar("Result")
 
 _log = logging.getLogger(__name__)
 
@@ -97,16 +89,6 @@ Load = Callable[[Settings, InferenceMetrics], Loaded]
 """Loads what the settings name; takes seconds to minutes, in a thread."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ports:
-    """Where a server listens."""
-
-    host: str
-    port: int
-    metrics_port: int | None
-    health_port: int | None
-
-
 async def serve(
     settings: Settings,
     stop: asyncio.Event,
@@ -134,16 +116,20 @@ async def serve(
         adapters = AdapterService(own.limits())
         stack.callback(adapters.close)
         rpc.add_service(ADAPTER_SERVICE_NAME, adapters, add_AdapterServiceServicer_to_server)
-        metrics_server = _metrics_server(own, metrics, stack)
+        metrics_server = open_metrics(
+            metrics.registry, host=own.host, port=own.metrics_port, field="inference.metrics_port"
+        )
+        if metrics_server is not None:
+            stack.callback(metrics_server.close)
         await rpc.start()
         stack.push_async_callback(rpc.stop, 0.0)
         _log.info("loading", extra={"host": own.host, "port": rpc.port})
         bring_up = partial(_bring_up, load, settings, metrics, stop)
-        loaded = await _unless(stop, asyncio.to_thread(bring_up))
+        loaded = await unless(stop, asyncio.to_thread(bring_up))
         if loaded is None:
             return False
         stack.push_async_callback(asyncio.to_thread, loaded.engine.stop)
-        hosting = await _unless(stop, _hosting(loaded, own, stack))
+        hosting = await unless(stop, _hosting(loaded, own, stack))
         if hosting is None:
             return True
         service.open(hosting)
@@ -172,87 +158,22 @@ def run_server(settings: Settings, load: Load | None = None) -> None:
         DiptychError: as ``serve``.
     """
     configure_logging(settings.log_level)
-    asyncio.run(_serve_until_signal(settings, load or _load_from_settings))
+    serving = partial(_serving, settings, load or _load_from_settings)
+    asyncio.run(run_until_signal(serving, grace_s=settings.inference.grace_s))
 
 
-class BackgroundServer:
+class BackgroundServer(ServingThread):
     """The service in a thread of this program: ``start``, call ``address``, ``stop``."""
 
     def __init__(self, settings: Settings, load: Load | None = None) -> None:
         """Prepare to serve as ``settings`` say; nothing runs before ``start``."""
-        self._settings = settings
-        self._load = load or _load_from_settings
-        self._thread = concurrent.futures.ThreadPoolExecutor(1, "diptych-server")
-        self._ready: concurrent.futures.Future[Ports] = concurrent.futures.Future()
-        self._stop: Callable[[], None] | None = None
-        self._ended: concurrent.futures.Future[None] | None = None
-
-    def start(self, *, timeout_s: float) -> None:
-        """Return when the server is ready.
-
-        Raises:
-            DiptychError: as ``serve``; ``Unavailable`` when it took longer than ``timeout_s``.
-        """
-        self._ended = self._thread.submit(asyncio.run, self._main())
-        either: list[concurrent.futures.Future[Any]] = [self._ready, self._ended]
-        concurrent.futures.wait(either, timeout_s, return_when=concurrent.futures.FIRST_COMPLETED)
-        if self._ended.done():
-            self._ended.result()
-        if not self._ready.done():
-            raise Unavailable(f"the embedded server was not ready within {timeout_s:g} s")
-
-    @property
-    def ports(self) -> Ports:
-        """Where it listens, once started."""
-        return self._ready.result(timeout=0)
-
-    @property
-    def address(self) -> str:
-        """``host:port`` to call, once started."""
-        return f"{self.ports.host}:{self.ports.port}"
-
-    def stop(self) -> None:
-        """Drain and end the thread."""
-        if self._stop is not None:
-            self._stop()
-        if self._ended is not None:
-            self._ended.result()
-        self._thread.shutdown()
-
-    async def _main(self) -> None:
-        stop, loop = asyncio.Event(), asyncio.get_running_loop()
-        self._stop = partial(_call_in, loop, stop.set)
-        await serve(self._settings, stop, ready=self._ready.set_result, load=self._load)
+        super().__init__(partial(_serving, settings, load or _load_from_settings))
 
 
-def _call_in(loop: asyncio.AbstractEventLoop, function: Callable[[], None]) -> None:
-    """Call ``function`` in ``loop``; when that has ended there is nothing left to call."""
-    with contextlib.suppress(RuntimeError):
-        loop.call_soon_threadsafe(function)
-
-
-async def _serve_until_signal(settings: Settings, load: Load) -> None:
-    stop, loop = asyncio.Event(), asyncio.get_running_loop()
-
-    def on_signal() -> None:
-        if stop.is_set():
-            _log.warning("second signal, exiting at once")
-            os._exit(FORCED_EXIT)
-        _log.info("draining", extra={"grace_s": settings.inference.grace_s})
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
-    came_up = await serve(settings, stop, ready=_log_ready, load=load)
-    _log.info("stopped")
-    if not came_up:
-        logging.shutdown()
-        os._exit(0)  # the interpreter would wait for the thread that loads
-
-
-def _log_ready(ports: Ports) -> None:
-    fields = {"host": ports.host, "port": ports.port, "metrics_port": ports.metrics_port}
-    _log.info("ready", extra=fields | {"health_port": ports.health_port})
+async def _serving(
+    settings: Settings, load: Load, stop: asyncio.Event, ready: Callable[[Ports], None]
+) -> bool:
+    return await serve(settings, stop, ready=ready, load=load)
 
 
 def _bring_up(
@@ -295,22 +216,6 @@ def _rpc_server(own: InferenceSettings, metrics: InferenceMetrics) -> RpcServer:
     return RpcServer(config, authenticate=authenticate, on_call=metrics.on_call)
 
 
-def _metrics_server(
-    own: InferenceSettings, metrics: InferenceMetrics, stack: contextlib.AsyncExitStack
-) -> MetricsServer | None:
-    """Return the open /metrics port, None where none is wanted; ``stack`` closes it."""
-    if own.metrics_port is None:
-        return None
-    try:
-        server = MetricsServer(metrics.registry, host=own.host, port=own.metrics_port)
-    except OSError as error:
-        description = f"{own.host}:{own.metrics_port} cannot be bound: {error}"
-        violation = FieldViolation(field="inference.metrics_port", description=description)
-        raise SettingInvalid([violation]) from error
-    stack.callback(server.close)
-    return server
-
-
 def _watch_load(metrics: InferenceMetrics, loaded: Loaded) -> None:
     """Let scrapes read the engine's counts."""
     stats = loaded.engine.stats
@@ -344,18 +249,6 @@ async def _hosting(
         client, loaded.hosted, address=own.refiner_peer, clock=time.monotonic
     )
     return Hosting(engine=loaded.engine, hosted=hosted, catalog=loaded.catalog, peer=peer)
-
-
-async def _unless(stop: asyncio.Event, work: Coroutine[None, None, Result]) -> Result | None:
-    """Return what ``work`` comes to, None when ``stop`` is set before."""
-    working = asyncio.ensure_future(work)
-    stopping = asyncio.ensure_future(stop.wait())
-    try:
-        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        return working.result() if working.done() else None
-    finally:
-        stopping.cancel()
-        working.cancel()
 
 
 async def _until_stopped(stop: asyncio.Event, engine: RunningEngine, rpc: RpcServer) -> None:

@@ -5,7 +5,7 @@ from typing import Final, Literal
 from diptych.inference.hosted import HostedExpert
 from diptych.inference.limits import Limits
 from diptych.inference.trajectory import StageSettings
-from diptych.inference.violations import Violations
+from diptych.rpc.violations import Violations
 from diptych.v1 import types_pb2
 
 __all__ = ["stage_settings"]

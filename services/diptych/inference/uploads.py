@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from diptych.inference.limits import Limits
 from diptych.inference.pictures import upright_size
-from diptych.inference.violations import Violations
+from diptych.rpc.violations import Violations
 
 __all__ = ["check_sha256", "check_size", "checked_latents", "checked_picture"]
 

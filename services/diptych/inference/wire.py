@@ -23,7 +23,7 @@ from diptych.inference.trajectory import (
     StageSettings,
 )
 from diptych.inference.uploads import check_sha256, check_size, checked_latents, checked_picture
-from diptych.inference.violations import Violations, shown
+from diptych.rpc.violations import Violations, shown
 from diptych.v1 import inference_pb2, types_pb2
 
 __all__ = ["generate_request", "refine_request", "request_id_of", "wishes_of"]

@@ -1,7 +1,7 @@
 """A base and a refiner that belong together, loaded from the names a user gives."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,14 @@ from diptych.models.unet import Unet, load_unet
 from diptych.models.vocabulary import load_vocabulary
 from diptych.storage.s3 import S3Config
 
-__all__ = ["Expert", "Experts", "LoadOptions", "load_experts"]
+__all__ = [
+    "Conditioner",
+    "Expert",
+    "Experts",
+    "LoadOptions",
+    "load_conditioners",
+    "load_experts",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -62,6 +69,18 @@ class Expert:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Conditioner:
+    """What conditions an expert, without the expert: its encoders of texts and of pictures."""
+
+    name: str
+    """``base`` or ``refiner``."""
+    source: str
+    family: Family
+    text: TextEncoders
+    vae: Autoencoder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Experts:
     """The experts one server hosts: both, or either."""
 
@@ -80,6 +99,7 @@ class _Shared:
 
     device: torch.device
     dtype: torch.dtype
+    vae_dtype: torch.dtype
     encoders: dict[str, TextEncoder] = field(default_factory=dict)
     texts: dict[str, TextEncoders] = field(default_factory=dict)
     vaes: dict[str, Autoencoder] = field(default_factory=dict)
@@ -107,11 +127,50 @@ def load_experts(
         ExpertsMismatch: the two cannot share a trajectory.
         SettingInvalid: neither source is given, or an unknown family is.
     """
-    options = options or LoadOptions()
+    opened = _open(base, refiner, cache_dir, options or LoadOptions())
+    shared = _Shared(device=torch.device(device), dtype=dtype, vae_dtype=dtype)
+    loaded = {name: _load(name, *opened[name], shared=shared) for name in opened}
+    return Experts(base=loaded.get("base"), refiner=loaded.get("refiner"))
+
+
+def load_conditioners(
+    base: str | None,
+    refiner: str | None,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    vae_dtype: torch.dtype = torch.float32,
+    cache_dir: Path,
+    options: LoadOptions | None = None,
+) -> tuple[Conditioner, ...]:
+    """Return what conditions the experts that two sources name, base first; no UNet is loaded.
+
+    Sources and errors are those of ``load_experts``.
+    """
+    opened = _open(base, refiner, cache_dir, options or LoadOptions())
+    shared = _Shared(device=torch.device(device), dtype=dtype, vae_dtype=vae_dtype)
+    found = []
+    for name, (checkpoint, family) in opened.items():
+        prints = _fingerprints(checkpoint, without=("unet",))
+        found.append(
+            Conditioner(
+                name=name,
+                source=checkpoint.source,
+                family=family,
+                text=_load_text(checkpoint, prints, shared),
+                vae=_load_vae(checkpoint, prints, shared),
+            )
+        )
+    return tuple(found)
+
+
+def _open(
+    base: str | None, refiner: str | None, cache_dir: Path, options: LoadOptions
+) -> dict[str, tuple[Checkpoint, Family]]:
+    """Return the checkpoints that are named and their families, checked against each other."""
     if base is None and refiner is None:
         description = "neither base nor refiner is given"
         raise SettingInvalid([FieldViolation(field="base", description=description)])
-    shared = _Shared(device=torch.device(device), dtype=dtype)
     wanted = (
         ("base", base, options.base_revision, options.base_family),
         ("refiner", refiner, options.refiner_revision, options.refiner_family),
@@ -123,8 +182,7 @@ def load_experts(
             opened[name] = (checkpoint, _family(checkpoint, family))
     if len(opened) > 1:
         _check_pair(opened["base"], opened["refiner"])
-    loaded = {name: _load(name, *opened[name], shared=shared) for name in opened}
-    return Experts(base=loaded.get("base"), refiner=loaded.get("refiner"))
+    return opened
 
 
 def _source_config(options: LoadOptions, cache_dir: Path, revision: str | None) -> SourceConfig:
@@ -190,18 +248,12 @@ def _pair_facts(checkpoint: Checkpoint, family: Family) -> dict[str, object]:
 
 
 def _load(name: str, checkpoint: Checkpoint, family: Family, *, shared: _Shared) -> Expert:
-    parts = checkpoint.parts
-    with ThreadPoolExecutor(len(parts), thread_name_prefix="fingerprint") as pool:
-        prints = dict(zip(parts, pool.map(fingerprint_part, parts.values()), strict=True))
+    parts, prints = checkpoint.parts, _fingerprints(checkpoint)
     text = _load_text(checkpoint, prints, shared)
     if text.hidden_dim != family.cross_attention_dim:
         needed = family.cross_attention_dim
         problem = f"text encoders give {text.hidden_dim} channels, UNet takes {needed}"
         raise CheckpointInvalid(checkpoint.source, problem)
-    if prints["vae"] not in shared.vaes:
-        shared.vaes[prints["vae"]] = load_autoencoder(
-            parts["vae"], device=shared.device, dtype=shared.dtype, fingerprint=prints["vae"]
-        )
     unet = load_unet(
         parts["unet"], device=shared.device, dtype=shared.dtype, fingerprint=prints["unet"]
     )
@@ -213,8 +265,27 @@ def _load(name: str, checkpoint: Checkpoint, family: Family, *, shared: _Shared)
         schedule=_schedule(checkpoint, family),
         unet=unet,
         text=text,
-        vae=shared.vaes[prints["vae"]],
+        vae=_load_vae(checkpoint, prints, shared),
     )
+
+
+def _fingerprints(checkpoint: Checkpoint, without: Sequence[str] = ()) -> dict[str, str]:
+    """Return the fingerprint of each part but those ``without``."""
+    parts = {name: part for name, part in checkpoint.parts.items() if name not in without}
+    with ThreadPoolExecutor(len(parts), thread_name_prefix="fingerprint") as pool:
+        return dict(zip(parts, pool.map(fingerprint_part, parts.values()), strict=True))
+
+
+def _load_vae(checkpoint: Checkpoint, prints: Mapping[str, str], shared: _Shared) -> Autoencoder:
+    fingerprint = prints["vae"]
+    if fingerprint not in shared.vaes:
+        shared.vaes[fingerprint] = load_autoencoder(
+            checkpoint.parts["vae"],
+            device=shared.device,
+            dtype=shared.vae_dtype,
+            fingerprint=fingerprint,
+        )
+    return shared.vaes[fingerprint]
 
 
 def _load_text(checkpoint: Checkpoint, prints: Mapping[str, str], shared: _Shared) -> TextEncoders:

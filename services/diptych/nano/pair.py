@@ -5,7 +5,7 @@ from pathlib import Path
 
 from diptych.errors import ModelNotFound
 
-__all__ = ["ADAPTERS", "EXPERTS", "adapter_path", "expert_path", "pair_path"]
+__all__ = ["ADAPTERS", "EXPERTS", "adapter_path", "expert_path", "model_source", "pair_path"]
 
 EXPERTS = ("base", "refiner", "base-single")
 """The two experts of the pair, and the full-schedule model they were fine-tuned from."""
@@ -48,6 +48,21 @@ def expert_path(name: str) -> Path:
         raise ModelNotFound(f"nano/{name}", f"the nano pair holds {', '.join(EXPERTS)}")
     folder = Path(str(files("diptych.nano") / "weights"))
     return _require(folder, name)
+
+
+def model_source(name: str | None, expert: str) -> str | None:
+    """Return the folder of an embedded expert that a setting names, any other source as it is.
+
+    ``nano`` is the pair's own ``expert``, ``nano/base-single`` one of ``EXPERTS``.
+
+    Raises:
+        ModelNotFound: as ``expert_path``.
+    """
+    if name == "nano":
+        return str(expert_path(expert))
+    if name is not None and name.startswith("nano/"):
+        return str(expert_path(name.removeprefix("nano/")))
+    return name
 
 
 def _require(folder: Path, name: str) -> Path:

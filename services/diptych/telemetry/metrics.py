@@ -1,4 +1,4 @@
-"""Every metric of the inference service, by name, and the HTTP port they are read from.
+"""Every metric of the inference service, by name.
 
 Names use base units and end in ``_total`` for counters; where vLLM has the same concept its
 name is kept, so that dashboards carry over.
@@ -7,11 +7,11 @@ name is kept, so that dashboards carry over.
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 from diptych.telemetry.adapter_metrics import AdapterCollector, AdapterCounts
 
-__all__ = ["METRIC_NAMES", "InferenceMetrics", "MetricsServer"]
+__all__ = ["METRIC_NAMES", "InferenceMetrics"]
 
 METRIC_NAMES: Final[Mapping[str, str]] = {
     "diptych_num_requests_running": "Images being denoised.",
@@ -144,21 +144,6 @@ class InferenceMetrics:
     def describe(self, **labels: str) -> None:
         """Set the labels of ``diptych_build_info``."""
         self._build.info(labels)
-
-
-class MetricsServer:
-    """An HTTP server answering ``GET /metrics`` from its own thread."""
-
-    def __init__(self, registry: CollectorRegistry, *, host: str, port: int) -> None:
-        """Listen at once; port 0 takes a free one, see ``port``."""
-        self._server, self._thread = start_http_server(port, addr=host, registry=registry)
-        self.port = int(self._server.server_port)
-
-    def close(self) -> None:
-        """Stop listening and wait for the thread."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
 
 
 def _gauge(name: str, registry: CollectorRegistry) -> Gauge:

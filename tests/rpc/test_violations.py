@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diptych.errors import InvalidRequest
-from diptych.inference.violations import Violations, shown
+from diptych.rpc.violations import Violations, shown
 
 
 def descriptions(found: Violations) -> list[str]:

@@ -1,0 +1,367 @@
+"""The gRPC face of the cache; asyncio, what blocks in threads."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import islice
+from typing import Any, Final, TypeVar
+
+import grpc
+from typing_extensions import override
+
+from diptych.digest import Digest
+from diptych.embedding_cache.answers import (
+    encoded_embeddings,
+    eviction_answer,
+    stats_answer,
+    warm_result,
+)
+from diptych.embedding_cache.obtaining import Makes, Obtaining
+from diptych.embedding_cache.ports import (
+    CacheMode,
+    Encoding,
+    Found,
+    GoOn,
+    Hosting,
+    Stage,
+    Store,
+    WarmOutcome,
+)
+from diptych.embedding_cache.streams import (
+    embedding_messages,
+    received_embeddings,
+    received_images,
+)
+from diptych.embedding_cache.wire import (
+    ImageOrder,
+    ImagesOrder,
+    checked_keys,
+    images_order,
+    prompts_order,
+    warm_stages,
+)
+from diptych.embeddings.entry import read_entry
+from diptych.errors import (
+    ExpertMissing,
+    FieldViolation,
+    InvalidRequest,
+    PromptTooLong,
+    RequestCancelled,
+    Starting,
+)
+from diptych.rpc.interceptors import current_caller
+from diptych.v1 import embedding_cache_pb2 as pb
+from diptych.v1 import embedding_cache_pb2_grpc as pb_grpc
+
+__all__ = ["CACHE_SERVICE_NAME", "EmbeddingCacheService"]
+
+CACHE_SERVICE_NAME: Final = pb.DESCRIPTOR.services_by_name["EmbeddingCacheService"].full_name
+READ_GROUP: Final = 8
+UNKNOWN: Final = "unknown"
+"""Kind of what is asked for by its key alone."""
+NUM_THREADS: Final = 8
+NUM_WARMING: Final = 2
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Result = TypeVar("Result")
+
+
+class EmbeddingCacheService(pb_grpc.EmbeddingCacheServiceServicer):
+    """Serves what ``open`` was given; before, every call is refused with ``Starting``.
+
+    Belongs to one event loop. Errors leave as ``DiptychError``; the interceptor of ``rpc`` turns
+    them into statuses.
+    """
+
+    def __init__(self) -> None:
+        self._hosting: Hosting | None = None
+        self._obtaining: dict[str, Obtaining] = {}
+        self._threads = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="cache")
+        self._warming = ThreadPoolExecutor(NUM_WARMING, thread_name_prefix="warming")
+
+    def open(self, hosting: Hosting) -> None:
+        """Begin to serve."""
+        self._hosting = hosting
+
+    def close(self) -> None:
+        """End the threads once what they do is done."""
+        self._warming.shutdown(cancel_futures=True)
+        self._threads.shutdown(cancel_futures=True)
+
+    @override
+    async def EncodePrompts(
+        self, request: pb.EncodePromptsRequest, context: Context
+    ) -> pb.EncodePromptsResponse:
+        """Return the embeddings of texts."""
+        order = prompts_order(request)
+        encoding = self._encoding(order.stage)
+        records = await self._run(_each, encoding.prompt_record, order.wishes)
+        keys = [record.key() for record in records]
+        makes: Makes = {
+            key: partial(encoding.encode_prompt, record)
+            for key, record in zip(keys, records, strict=True)
+        }
+        found = await (await self._obtain()).obtain(
+            makes, kind="prompt", mode=order.mode, with_values=order.with_values
+        )
+        is_all = order.mode is CacheMode.BYPASS
+        return pb.EncodePromptsResponse(embeddings=encoded_embeddings(keys, found, is_all=is_all))
+
+    @override
+    async def EncodeImages(
+        self, request_iterator: AsyncIterator[pb.EncodeImagesRequest], context: Context
+    ) -> pb.EncodeImagesResponse:
+        """Return the embeddings of images."""
+        messages = aiter(request_iterator)
+        first = await anext(messages, None)
+        if first is None or first.WhichOneof("part") != "header":
+            raise _invalid("header", "is required as the first message")
+        order = images_order(first.header)
+        encoding, obtaining = self._encoding(order.stage), await self._obtain()
+        tasks: list[asyncio.Task[tuple[Digest, Found]]] = []
+        try:
+            async for image, data in received_images(messages):
+                work = self._image(encoding, obtaining, order, image, data)
+                tasks.append(asyncio.create_task(work))
+            pairs = await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+        keys = [key for key, _ in pairs]
+        is_all = order.mode is CacheMode.BYPASS
+        embeddings = encoded_embeddings(keys, dict(pairs), is_all=is_all)
+        return pb.EncodeImagesResponse(embeddings=embeddings)
+
+    @override
+    async def FindMissing(
+        self, request: pb.FindMissingRequest, context: Context
+    ) -> pb.FindMissingResponse:
+        """Name the keys that are not there."""
+        keys = checked_keys(request.keys, at_least=0)
+        located = await self._run((await self._store()).locate, keys)
+        missing = [bytes.fromhex(key.hex) for key in keys if key not in located]
+        return pb.FindMissingResponse(keys=missing)
+
+    @override
+    async def ReadEmbeddings(
+        self, request: pb.ReadEmbeddingsRequest, context: Context
+    ) -> AsyncIterator[pb.ReadEmbeddingsResponse]:
+        """Stream embeddings, those that memory holds first."""
+        keys, store = checked_keys(request.keys), await self._store()
+        cold: list[Digest] = []
+        missing = dict.fromkeys(keys)
+        for key in keys:
+            if (value := store.peek(key)) is None:
+                cold.append(key)
+                continue
+            store.count("memory", kind=UNKNOWN)
+            del missing[key]
+            for message in embedding_messages(key, value):
+                yield message
+        if cold:
+            async with contextlib.aclosing(self._drawn(store.read_many(cold))) as drawn:
+                async for key, value in drawn:
+                    missing.pop(key, None)
+                    for message in embedding_messages(key, value):
+                        yield message
+        lost = pb.MissingKeys(keys=[bytes.fromhex(key.hex) for key in missing])
+        yield pb.ReadEmbeddingsResponse(missing=lost)
+
+    @override
+    async def WriteEmbeddings(
+        self, request_iterator: AsyncIterator[pb.WriteEmbeddingsRequest], context: Context
+    ) -> pb.WriteEmbeddingsResponse:
+        """Keep embeddings that the caller made."""
+        store, num_written, num_present = await self._store(), 0, 0
+        async for key, value in received_embeddings(aiter(request_iterator)):
+            read_entry(value)
+            is_new = await self._run(store.write, key, value)
+            num_written, num_present = num_written + is_new, num_present + (not is_new)
+        await self._run(store.flush)
+        return pb.WriteEmbeddingsResponse(num_written=num_written, num_present=num_present)
+
+    @override
+    async def WarmDataset(
+        self, request: pb.WarmDatasetRequest, context: Context
+    ) -> AsyncIterator[pb.WarmDatasetResponse]:
+        """Encode what a dataset needs."""
+        stages = warm_stages(request) or tuple(self._opened().encodings)
+        for stage in stages:
+            self._encoding(stage)
+        async with contextlib.aclosing(self._warm(request.manifest, stages)) as answers:
+            async for answer in answers:
+                if isinstance(answer, WarmOutcome):
+                    yield pb.WarmDatasetResponse(result=warm_result(answer))
+                else:
+                    yield pb.WarmDatasetResponse(progress=answer)
+
+    @override
+    async def GetCacheStats(
+        self, request: pb.GetCacheStatsRequest, context: Context
+    ) -> pb.GetCacheStatsResponse:
+        """Tell what the cache holds and did."""
+        counts = await self._run((await self._store()).counts)
+        encodings = {id(one): one for one in self._opened().encodings.values()}
+        return stats_answer(counts, [one.counts() for one in encodings.values()])
+
+    @override
+    async def EvictEmbeddings(
+        self, request: pb.EvictEmbeddingsRequest, context: Context
+    ) -> pb.EvictEmbeddingsResponse:
+        """Drop embeddings."""
+        store, what = await self._store(), request.WhichOneof("what")
+        if what == "keys":
+            keys = checked_keys(request.keys.keys, field="keys.keys")
+            return eviction_answer(await self._run(store.evict, keys, is_dry_run=request.dry_run))
+        if what != "unneeded":
+            raise _invalid("what", "keys or unneeded is required")
+        unneeded = request.unneeded
+        older_than_s = None
+        if unneeded.HasField("older_than"):
+            older_than_s = unneeded.older_than.ToTimedelta().total_seconds()
+        if unneeded.budget_bytes < 0 or (older_than_s is not None and older_than_s < 0):
+            raise _invalid("unneeded", "ages and budgets are at least 0")
+        reclaim = partial(
+            store.reclaim,
+            older_than_s=older_than_s,
+            budget_bytes=unneeded.budget_bytes or None,
+            is_dry_run=request.dry_run,
+        )
+        return eviction_answer(await self._run(reclaim))
+
+    def _opened(self) -> Hosting:
+        if self._hosting is None:
+            raise Starting
+        return self._hosting
+
+    def _encoding(self, stage: Stage | None) -> Encoding:
+        encodings = self._opened().encodings
+        if stage is None:
+            stage = Stage.BASE if Stage.BASE in encodings else next(iter(encodings), Stage.BASE)
+        if stage not in encodings:
+            raise ExpertMissing(stage.value)
+        return encodings[stage]
+
+    async def _store(self) -> Store:
+        return await self._run(self._opened().store_of, current_caller().tenant)
+
+    async def _obtain(self) -> Obtaining:
+        tenant = current_caller().tenant
+        if tenant not in self._obtaining:
+            store = await self._store()
+            self._obtaining.setdefault(tenant, Obtaining(store, self._threads))
+        return self._obtaining[tenant]
+
+    async def _image(
+        self,
+        encoding: Encoding,
+        obtaining: Obtaining,
+        order: ImagesOrder,
+        image: ImageOrder,
+        data: bytes,
+    ) -> tuple[Digest, Found]:
+        digest = await self._run(Digest.of_bytes, data)
+        record = encoding.image_record(digest, image.preprocessing)
+        key = record.key()
+        makes: Makes = {key: partial(encoding.encode_image, record, data)}
+        found = await obtaining.obtain(
+            makes, kind="image", mode=order.mode, with_values=order.with_values
+        )
+        return key, found[key]
+
+    async def _drawn(
+        self, entries: Iterator[tuple[Digest, bytes]]
+    ) -> AsyncGenerator[tuple[Digest, bytes]]:
+        """Yield what ``entries`` yields, drawn a few at a time in threads."""
+        close: Callable[[], None] = getattr(entries, "close", lambda: None)
+        try:
+            while some := await self._run(_draw, entries):
+                for entry in some:
+                    yield entry
+        finally:
+            self._threads.submit(close)
+
+    async def _warm(
+        self, manifest: str, stages: Sequence[Stage]
+    ) -> AsyncGenerator[pb.WarmProgress | WarmOutcome]:
+        """Yield how far a warm-up is, then what came of it; leaving early ends it."""
+        warming = self._opened().warming
+        if warming is None:
+            raise _invalid("manifest", "this server has no dataset folder")
+        loop, news, left = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+        latest: list[pb.WarmProgress] = []
+
+        def progress(done: int, total: int, encoded: int, failed: int) -> None:
+            latest[:] = [
+                pb.WarmProgress(
+                    num_done=done, num_total=total, num_encoded=encoded, num_failed=failed
+                )
+            ]
+            with contextlib.suppress(RuntimeError):  # the loop is gone only after its calls
+                loop.call_soon_threadsafe(news.set)
+
+        caller = current_caller()
+        work = partial(
+            warming.warm,
+            manifest,
+            stages,
+            tenant=caller.tenant,
+            go_on=_unless(left, caller.request_id),
+            progress=progress,
+        )
+        working = loop.run_in_executor(self._warming, work)
+        working.add_done_callback(lambda _: news.set())
+        try:
+            while not working.done():
+                await news.wait()
+                news.clear()
+                if latest and not working.done():
+                    yield latest.pop()
+            yield working.result()
+        finally:
+            left.set()
+
+    async def _run(
+        self, function: Callable[..., Result], *arguments: object, **named: object
+    ) -> Result:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, partial(function, *arguments, **named))
+
+
+def _each(function: Callable[[Any], Result], wishes: Sequence[Any]) -> list[Result]:
+    """Return what ``function`` makes of each wish.
+
+    Raises:
+        PromptTooLong: Of all that are too long, at once.
+    """
+    made: list[Result] = []
+    too_long: list[PromptTooLong] = []
+    for wish in wishes:
+        try:
+            made.append(function(wish))
+        except PromptTooLong as error:
+            too_long.append(error)
+    if too_long:
+        raise PromptTooLong.all_of(too_long)
+    return made
+
+
+def _draw(entries: Iterator[tuple[Digest, bytes]]) -> list[tuple[Digest, bytes]]:
+    return list(islice(entries, READ_GROUP))
+
+
+def _unless(left: threading.Event, request_id: str) -> GoOn:
+    """Return what raises once ``left`` is set: the caller of this call has gone."""
+
+    def go_on() -> None:
+        if left.is_set():
+            raise RequestCancelled(request_id)
+
+    return go_on
+
+
+def _invalid(field: str, problem: str) -> InvalidRequest:
+    return InvalidRequest([FieldViolation(field=field, description=problem)])

@@ -1,0 +1,280 @@
+"""The service over loopback: encodes once, hands out, refuses by name and leaves nothing behind."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+
+from diptych.clients.config import ClientConfig
+from diptych.clients.embedding_cache import AsyncEmbeddingCacheClient, EmbeddingCacheClient
+from diptych.clients.embedding_values import ImageInput, ImagesCall, PromptsCall
+from diptych.digest import Digest
+from diptych.embedding_cache.ports import GoOn, Hosting, Stage, WarmOutcome
+from diptych.embeddings.entry import read_entry
+from diptych.embeddings.key import Preprocessing
+from diptych.errors import (
+    DiptychError,
+    EmbeddingInvalid,
+    EmbeddingMissing,
+    ExpertMissing,
+    ImageInvalid,
+    InvalidRequest,
+    PromptTooLong,
+)
+from support.embedding_stores import FakeEncoding, FakeStore
+
+SQUARE = Preprocessing(resized=(64, 64), crop=(0, 0, 64, 64))
+RED = PromptsCall(prompts=["red"])
+OTHER = Digest.of_bytes(b"other")
+
+
+def an_entry(client: EmbeddingCacheClient, text: str = "red") -> tuple[Digest, bytes]:
+    (one,) = client.encode_prompts(PromptsCall(prompts=[text], return_values=True))
+    assert one.value is not None
+    return one.key, one.value
+
+
+def test_missing_prompt_is_encoded(client: EmbeddingCacheClient) -> None:
+    (one,) = client.encode_prompts(RED)
+    assert (one.source, one.value) == ("encoded", None)
+
+
+def test_same_prompt_is_not_encoded_again(
+    client: EmbeddingCacheClient, encoding: FakeEncoding
+) -> None:
+    client.encode_prompts(RED)
+    (one,) = client.encode_prompts(RED)
+    assert (one.source, encoding.num_encoded) == ("memory", 1)
+
+
+def test_equal_prompts_of_one_call_have_one_value(client: EmbeddingCacheClient) -> None:
+    first, second = client.encode_prompts(PromptsCall(prompts=["a", "a"], return_values=True))
+    assert first == second
+    assert first.value is not None
+
+
+def test_absent_prompt_is_not_the_empty_one(client: EmbeddingCacheClient) -> None:
+    absent, empty = client.encode_prompts(PromptsCall(prompts=[None, ""]))
+    assert absent.key != empty.key
+
+
+def test_values_are_entries(client: EmbeddingCacheClient) -> None:
+    assert read_entry(an_entry(client)[1]).kind == "prompt"
+
+
+def test_every_long_prompt_is_named(client: EmbeddingCacheClient) -> None:
+    with pytest.raises(PromptTooLong, match=r"prompts\[2\]\.text"):
+        client.encode_prompts(PromptsCall(prompts=["x" * 99, "ok", "y" * 99]))
+
+
+def test_read_only_call_names_what_is_missing(
+    client: EmbeddingCacheClient, encoding: FakeEncoding
+) -> None:
+    with pytest.raises(EmbeddingMissing):
+        client.encode_prompts(replace(RED, mode="read_only"))
+    assert encoding.num_encoded == 0
+
+
+def test_bypass_returns_values_and_keeps_nothing(
+    client: EmbeddingCacheClient, store: FakeStore
+) -> None:
+    (one,) = client.encode_prompts(replace(RED, mode="bypass"))
+    assert one.value is not None
+    assert store.values == {}
+
+
+def test_stage_that_is_not_hosted_is_refused(client: EmbeddingCacheClient) -> None:
+    with pytest.raises(ExpertMissing):
+        client.encode_prompts(replace(RED, stage="refiner"))
+
+
+def test_everything_wrong_with_a_call_is_named(client: EmbeddingCacheClient) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        client.encode_prompts(PromptsCall(prompts=["x" * 70_000], clip_skip=-1, min_windows=999))
+    assert [violation.field for violation in caught.value.violations] == [
+        "prompts[0].text",
+        "prompts[0].clip_skip",
+        "prompts[0].min_windows",
+    ]
+
+
+def test_images_are_encoded_in_order(client: EmbeddingCacheClient) -> None:
+    images = [ImageInput(data=b"x" * n, preprocessing=SQUARE) for n in (3, 2 << 20, 5)]
+    found = client.encode_images(ImagesCall(images=images, return_values=True))
+    assert [one.source for one in found] == ["encoded"] * 3
+    assert len({one.key for one in found}) == 3
+
+
+def test_crop_is_another_key(client: EmbeddingCacheClient) -> None:
+    crops = [SQUARE, replace(SQUARE, crop=(8, 0, 56, 64))]
+    images = [ImageInput(data=b"x", preprocessing=crop) for crop in crops]
+    first, second = client.encode_images(ImagesCall(images=images))
+    assert first.key != second.key
+
+
+def test_bad_image_fails_its_call_and_its_neighbour_stays(
+    client: EmbeddingCacheClient, store: FakeStore
+) -> None:
+    images = [ImageInput(data=data, preprocessing=SQUARE) for data in (b"good", b"bad")]
+    with pytest.raises(ImageInvalid, match="no picture"):
+        client.encode_images(ImagesCall(images=images))
+    assert len(store.values) <= 1
+
+
+@pytest.mark.parametrize(
+    ("changed", "field"),
+    [
+        ({"resized": (0, 64)}, "resized_width"),
+        ({"resized": (99_999, 64)}, "resized_width"),
+        ({"crop": (0, 0, 60, 64)}, "crop_width"),
+        ({"crop": (8, 0, 64, 64)}, "crop"),
+        ({"crop": (-8, 0, 64, 64)}, "crop"),
+    ],
+)
+def test_preprocessing_that_cannot_be_is_refused(
+    client: EmbeddingCacheClient, changed: dict[str, tuple[int, ...]], field: str
+) -> None:
+    image = ImageInput(data=b"x", preprocessing=replace(SQUARE, **changed))  # type: ignore[arg-type]
+    with pytest.raises(InvalidRequest, match=f"images\\[0\\].preprocessing.{field}"):
+        client.encode_images(ImagesCall(images=[image]))
+
+
+def test_missing_keys_are_found(client: EmbeddingCacheClient) -> None:
+    key, _ = an_entry(client)
+    assert client.find_missing([OTHER, key]) == [OTHER]
+
+
+def test_reads_what_is_there_and_names_what_is_not(client: EmbeddingCacheClient) -> None:
+    key, value = an_entry(client)
+    found = client.read([OTHER, key])
+    assert next(found) == (key, value)
+    with pytest.raises(EmbeddingMissing):
+        next(found)
+
+
+def test_reads_from_colder_tiers_too(client: EmbeddingCacheClient, store: FakeStore) -> None:
+    entries = dict(an_entry(client, text) for text in "abcdefghijklmnopqrst")
+    store.cold, store.values = store.values, {}
+    assert dict(client.read(list(entries))) == entries
+
+
+def test_reads_in_the_order_asked_for(client: EmbeddingCacheClient) -> None:
+    keys = [an_entry(client, text)[0] for text in "abc"]
+    wanted = [keys[2], keys[0], keys[2], keys[1]]
+    assert [key for key, _ in client.read_in_order(wanted, batch_size=2)] == wanted
+
+
+def test_writes_what_others_made(client: EmbeddingCacheClient, store: FakeStore) -> None:
+    _, value = an_entry(client)
+    written = client.write([(OTHER, value), (OTHER, value)])
+    assert (written.num_written, written.num_present) == (1, 1)
+    assert store.values[OTHER] == value
+
+
+def test_write_of_no_entry_is_refused(client: EmbeddingCacheClient, store: FakeStore) -> None:
+    with pytest.raises(EmbeddingInvalid):
+        client.write([(OTHER, b"no safetensors")])
+    assert OTHER not in store.values
+
+
+def test_dry_run_drops_nothing(client: EmbeddingCacheClient, store: FakeStore) -> None:
+    key, value = an_entry(client)
+    evicted = client.evict([key, OTHER], dry_run=True)
+    assert (evicted.num_evicted, evicted.evicted_bytes) == (1, len(value))
+    assert key in store.values
+
+
+def test_evicted_embedding_is_missing(client: EmbeddingCacheClient) -> None:
+    key, _ = an_entry(client)
+    client.evict([key])
+    assert client.find_missing([key]) == [key]
+
+
+def test_stats_are_those_of_store_and_encoders(client: EmbeddingCacheClient) -> None:
+    an_entry(client)
+    stats = client.stats()
+    assert (stats.tiers[0].tier, stats.tiers[0].num_entries, stats.num_damaged) == ("memory", 1, 5)
+    assert (stats.encodings[0].num_encoded, stats.encodings[0].encode_s) == (1, 0.5)
+
+
+async def test_thousand_askers_over_loopback_cause_fifty_encodes(
+    config: ClientConfig, encoding: FakeEncoding
+) -> None:
+    async with AsyncEmbeddingCacheClient(config) as client:
+        calls = [PromptsCall(prompts=[str(number % 50)]) for number in range(1000)]
+        await asyncio.gather(*(client.encode_prompts(call) for call in calls))
+    assert encoding.num_encoded == 50
+
+
+class FakeWarming:
+    """Tells its progress until it is told to end, or ends by itself."""
+
+    def __init__(self) -> None:
+        self.is_endless = False
+        self.left = threading.Event()
+
+    def warm(
+        self,
+        manifest: str,
+        stages: Sequence[Stage],
+        *,
+        tenant: str,
+        go_on: GoOn,
+        progress: Callable[[int, int, int, int], None],
+    ) -> WarmOutcome:
+        del tenant
+        progress(1, 2, 1, 0)
+        while self.is_endless:
+            self._look(go_on)
+        return WarmOutcome(
+            dataset=Digest.of_bytes(manifest.encode()),
+            num_total=2,
+            num_present=len(stages),
+            num_encoded=1,
+            failures=(("a.png", "is cut"),),
+        )
+
+    def _look(self, go_on: GoOn) -> None:
+        try:
+            go_on()
+        except DiptychError:
+            self.left.set()
+            raise
+
+
+@pytest.fixture
+def warming() -> FakeWarming:
+    return FakeWarming()
+
+
+class TestWarming:
+    @pytest.fixture
+    def hosting(self, store: FakeStore, encoding: FakeEncoding, warming: FakeWarming) -> Hosting:
+        return Hosting(
+            encodings={Stage.BASE: encoding}, store_of=lambda _tenant: store, warming=warming
+        )
+
+    def test_result_comes_last(self, client: EmbeddingCacheClient) -> None:
+        result = client.warm("a: 1")
+        assert (result.num_total, result.num_present, result.failures) == (
+            2,
+            1,
+            {"a.png": "is cut"},
+        )
+
+    def test_leaving_ends_the_work(
+        self, client: EmbeddingCacheClient, warming: FakeWarming
+    ) -> None:
+        warming.is_endless = True
+        with ThreadPoolExecutor(1) as pool:
+            calling = pool.submit(client.warm, "a: 1", timeout_s=0.5)
+            assert calling.exception(10) is not None
+        assert warming.left.wait(10)
+
+
+def test_warming_without_datasets_is_refused(client: EmbeddingCacheClient) -> None:
+    with pytest.raises(InvalidRequest, match="no dataset folder"):
+        client.warm("a: 1")
