@@ -23,7 +23,7 @@ from diptych.embeddings.memory import MemoryTier
 from diptych.errors import AdapterMismatch, DiptychError, InvalidRequest
 from diptych.inference.adapter_units import units_of
 from diptych.inference.attached import AttachedAdapters
-from diptych.inference.conditions import RequestConditions
+from diptych.inference.conditions import RequestConditions, encode_requests
 from diptych.inference.executor import DeviceExecutor
 from diptych.inference.prompt_cache import LocalPrompts
 from diptych.inference.trajectory import AdapterUse, Expert, ImageRequest, StageSettings
@@ -277,17 +277,17 @@ def test_adapters_do_not_meet_each_others_cached_texts(
     experts: Experts, weights: Callable[[Expert, Component, str], torch.Tensor]
 ) -> None:
     requests, adapters = unlike(weights)
-    prompts = LocalPrompts(MemoryTier(1 << 26))
-    executor, plain_executor = DeviceExecutor(experts, prompts=prompts), DeviceExecutor(experts)
-    attach(executor, requests, adapters)
-    attach(plain_executor, requests, adapters)
-    expected = [plain_executor.encode([each])[0] for each in requests]
-    for num_cached in (0, 4):
+    loaded = {Expert(own.name): own for own in experts.hosted}
+    attached, prompts = AttachedAdapters(loaded, num_lines=128), LocalPrompts(MemoryTier(1 << 26))
+    for unit, uses in {u: own for each in requests for u, own in units_of(each).items()}.items():
+        attached.attach(unit, attached.bind(uses, [adapters[own.name] for own in uses]))
+    expected = [encode_requests([each], loaded, attached)[0] for each in requests]
+    for is_repeated in (False, True):
         for each, other in zip(requests, expected, strict=True):
-            (found,) = executor.encode([each])
+            (found,) = encode_requests([each], loaded, attached, prompts)
             assert isinstance(found, RequestConditions)
-            assert found.num_texts_cached >= num_cached
             assert isinstance(other, RequestConditions)
+            assert not (is_repeated and found.num_texts_encoded)
             for expert, conditions in other.by_expert.items():
                 assert torch.equal(found.by_expert[expert].hidden, conditions.hidden)
 
