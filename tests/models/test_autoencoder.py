@@ -101,6 +101,29 @@ def test_bfloat16_decodes_to_nearly_the_same_picture(base: Expert, checkpoint: C
     assert np.abs(found - base.vae.decode(latents)).mean() < 3
 
 
+def test_posterior_is_diffusers_own(base: Expert, pipeline: StableDiffusionXLPipeline) -> None:
+    pixels = pixels_from_images(picture())
+    with torch.inference_mode():
+        expected = pipeline.vae.encode(pixels).latent_dist
+    mean, std = base.vae.posterior(pixels)
+    torch.testing.assert_close(mean, expected.mean, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(std, expected.std, atol=1e-6, rtol=1e-4)
+
+
+def test_posterior_of_a_picture_does_not_depend_on_its_neighbours(base: Expert) -> None:
+    pixels = pixels_from_images(np.concatenate([picture(seed) for seed in range(3)]))
+    together = base.vae.posterior(pixels)
+    alone = base.vae.posterior(pixels[1:2])
+    for one, other in zip(together, alone, strict=True):
+        assert torch.equal(one[1:2], other)
+
+
+def test_a_draw_of_the_posterior_is_what_encodes_a_picture(base: Expert) -> None:
+    pixels, noise = pixels_from_images(picture()), random_latents(1)
+    mean, std = base.vae.posterior(pixels)
+    assert torch.equal(base.vae.draw(mean, std, noise), base.vae.encode(pixels, noise))
+
+
 class LinearCodec(nn.Module):
     """Stands for a perfectly linear autoencoder: its latents are mixed colours and a constant."""
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
 
-from diptych.errors import PromptTooLong
+from diptych.errors import InvalidRequest, PromptTooLong
 from diptych.models.experts import Expert
 from diptych.models.text_encoders import PromptRow, TextEncoder, TextEncoders, TextVariant
 
@@ -211,3 +211,42 @@ def test_rows_are_told_apart_by_the_weights_they_ask_for(base: Expert) -> None:
     rows = [PromptRow(text="a cat", variant=variant) for variant in variants]
     base.text.encode(rows, using)
     assert asked == [["one", "two", None]] * 2
+
+
+@pytest.mark.parametrize("clip_skip", [0, 1, 2])
+def test_skips_layers_as_diffusers_counts_them(
+    base: Expert, pipeline: StableDiffusionXLPipeline, clip_skip: int
+) -> None:
+    hidden, _, pooled, _ = pipeline.encode_prompt(
+        "a red circle", do_classifier_free_guidance=False, clip_skip=clip_skip
+    )
+    row = PromptRow(text="a red circle", clip_skip=clip_skip)
+    plain, embeds = base.text.encode([PromptRow(text="a red circle"), row])
+    torch.testing.assert_close(embeds.hidden, hidden, atol=1e-5, rtol=0)
+    torch.testing.assert_close(embeds.pooled, pooled, atol=1e-5, rtol=0)
+    assert torch.equal(plain.hidden, embeds.hidden) == (clip_skip == 0)
+
+
+@pytest.mark.parametrize("clip_skip", [-1, 3])
+def test_refuses_to_skip_more_layers_than_there_are(base: Expert, clip_skip: int) -> None:
+    with pytest.raises(InvalidRequest, match=f"{clip_skip} layers cannot be skipped.* 0 to 2"):
+        base.text.encode([PromptRow(text="a", clip_skip=clip_skip)])
+
+
+def test_a_truncated_text_does_not_go_on_in_windows_it_is_filled_up_to(base: Expert) -> None:
+    one, filled = base.text.encode(
+        [
+            PromptRow(text=LONG, long_prompt="truncate"),
+            PromptRow(text=LONG, long_prompt="truncate", min_windows=2),
+        ]
+    )
+    (empty,) = base.text.encode([PromptRow(text="")])
+    assert torch.equal(filled.hidden, torch.cat([one.hidden, empty.hidden], dim=1))
+
+
+def test_rows_of_a_call_on_a_cpu_do_not_change_each_other_by_a_bit(base: Expert) -> None:
+    rows = [PromptRow(text=f"a red circle {index}") for index in range(5)]
+    for row, found in zip(rows, base.text.encode(rows), strict=True):
+        (alone,) = base.text.encode([row])
+        assert torch.equal(found.hidden, alone.hidden)
+        assert torch.equal(found.pooled, alone.pooled)

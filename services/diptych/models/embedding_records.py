@@ -19,9 +19,8 @@ __all__ = ["image_identity", "prompt_identity", "prompt_record"]
 def prompt_identity(text: TextEncoders, stored: StoredDtype | None = None) -> EncoderIdentity:
     """Return who encodes the prompts; ``stored`` None keeps what the encoders compute in."""
     precision = dtype_name(text.dtype)
-    return EncoderIdentity(
-        fingerprint=text.fingerprint, precision=precision, stored=stored or precision
-    )
+    joined = Digest.of_value([encoder.fingerprint for encoder in text.encoders])
+    return EncoderIdentity(fingerprint=str(joined), precision=precision, stored=stored or precision)
 
 
 def image_identity(vae: Autoencoder, stored: StoredDtype | None = None) -> EncoderIdentity:
