@@ -1,9 +1,10 @@
-"""A served cache over loopback, in a thread as a synchronous client needs it."""
+"""The nano pair, and a served cache over loopback, in a thread as a synchronous client needs it."""
 
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -11,10 +12,25 @@ from diptych.clients.config import ClientConfig
 from diptych.clients.embedding_cache import EmbeddingCacheClient
 from diptych.embedding_cache.ports import Hosting, Stage
 from diptych.embedding_cache.service import CACHE_SERVICE_NAME, EmbeddingCacheService
+from diptych.models.experts import Expert, Experts, load_experts
 from diptych.rpc.channel import ChannelConfig
 from diptych.rpc.server import RpcServer, ServerConfig
 from diptych.v1.embedding_cache_pb2_grpc import add_EmbeddingCacheServiceServicer_to_server
 from support.embedding_stores import FakeEncoding, FakeStore
+
+
+@pytest.fixture(scope="session")
+def experts(nano_pair: Path, tmp_path_factory: pytest.TempPathFactory) -> Experts:
+    """Return the nano pair, float32 on the CPU."""
+    cache_dir = tmp_path_factory.mktemp("models")
+    return load_experts(str(nano_pair / "base"), str(nano_pair / "refiner"), cache_dir=cache_dir)
+
+
+@pytest.fixture(scope="session")
+def base(experts: Experts) -> Expert:
+    """Return the nano pair's base expert."""
+    assert experts.base is not None
+    return experts.base
 
 
 @pytest.fixture

@@ -19,9 +19,13 @@ from diptych.adapters.adapter import (
     Stage,
     Target,
 )
+from diptych.embeddings.memory import MemoryTier
 from diptych.errors import AdapterMismatch, DiptychError, InvalidRequest
 from diptych.inference.adapter_units import units_of
+from diptych.inference.attached import AttachedAdapters
+from diptych.inference.conditions import RequestConditions, encode_requests
 from diptych.inference.executor import DeviceExecutor
+from diptych.inference.prompt_cache import LocalPrompts
 from diptych.inference.trajectory import AdapterUse, Expert, ImageRequest, StageSettings
 from diptych.models.experts import Experts, load_experts
 from support.made_adapters import noise
@@ -267,6 +271,48 @@ def test_unlike_sets_together_equal_each_alone(
     together = paint(executor, requests)
     alone = [paint(executor, [each])[0] for each in requests]
     assert largest_difference(together, alone) <= 1e-4
+
+
+def test_adapters_do_not_meet_each_others_cached_texts(
+    experts: Experts, weights: Callable[[Expert, Component, str], torch.Tensor]
+) -> None:
+    requests, adapters = unlike(weights)
+    loaded = {Expert(own.name): own for own in experts.hosted}
+    attached, prompts = AttachedAdapters(loaded, num_lines=128), LocalPrompts(MemoryTier(1 << 26))
+    for unit, uses in {u: own for each in requests for u, own in units_of(each).items()}.items():
+        attached.attach(unit, attached.bind(uses, [adapters[own.name] for own in uses]))
+    expected = [encode_requests([each], loaded, attached)[0] for each in requests]
+    for is_repeated in (False, True):
+        for each, other in zip(requests, expected, strict=True):
+            (found,) = encode_requests([each], loaded, attached, prompts)
+            assert isinstance(found, RequestConditions)
+            assert isinstance(other, RequestConditions)
+            assert not (is_repeated and found.num_texts_encoded)
+            for expert, conditions in other.by_expert.items():
+                assert torch.equal(found.by_expert[expert].hidden, conditions.hidden)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"scale": 0.5},
+        {"digest": "sha256:b"},
+        {"parts": (("text_encoder", 0.5),)},
+        {"parts": (("base", 0.5),)},
+    ],
+)
+def test_whatever_an_adapter_does_to_texts_is_in_its_name(
+    experts: Experts, changed: dict[str, object]
+) -> None:
+    one, other = request(use("a")), request(use("a", **changed))
+    attached = AttachedAdapters({Expert(own.name): own for own in experts.hosted}, num_lines=16)
+    for unit, uses in {**units_of(one), **units_of(other)}.items():
+        attached.attach(unit, attached.bind(uses, [adapter()]))
+    variants = [attached.text_variant(each, Expert.BASE) for each in (one, other)]
+    first, second = (None if v is None else v.identity for v in variants)
+    assert first
+    assert second
+    assert first != second
 
 
 def test_swaps_leave_no_trace(

@@ -53,10 +53,12 @@ def test_timings_add_up_to_the_whole() -> None:
     events: list[Event] = []
     made = call(1, events)
     made.started_at, made.decoding_since = 11.0, 13.0
+    made.num_texts_encoded, made.num_texts_cached = 3, 1
     made.complete_image(ready(0), 14.0)
     assert isinstance(events[-1], Completed)
     timings = events[-1].timings
     assert (timings.queue_s, timings.decode_s, timings.total_s) == (1.0, 1.0, 4.0)
+    assert (timings.num_texts_encoded, timings.num_texts_cached) == (3, 1)
 
 
 def test_nothing_follows_a_failure() -> None:

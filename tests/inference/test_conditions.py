@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from diptych.embeddings.memory import MemoryTier
 from diptych.errors import PromptTooLong
 from diptych.inference.conditions import (
     Conditions,
@@ -13,6 +14,7 @@ from diptych.inference.conditions import (
     encode_requests,
     gather_conditions,
 )
+from diptych.inference.prompt_cache import LocalPrompts
 from diptych.inference.trajectory import Expert, ImageRequest, LongPrompt, StageSettings
 from diptych.models.experts import Expert as LoadedExpert
 from diptych.models.experts import load_experts
@@ -103,6 +105,36 @@ def test_both_texts_of_a_stage_fill_the_same_windows(experts: dict[Expert, Loade
     length = conditions.text_lengths[Expert.BASE]
     assert length > 77
     assert conditions.by_expert[Expert.BASE].hidden.shape[:2] == (2, length)
+
+
+def test_a_repeated_request_is_told_the_same_bits_without_encoding(
+    experts: dict[Expert, LoadedExpert],
+) -> None:
+    prompts = LocalPrompts(MemoryTier(1 << 24))
+    asked = [request(), request("a blue star")]
+    plain = [found(each) for each in encode_requests(asked, experts)]
+    first = [found(each) for each in encode_requests(asked, experts, prompts=prompts)]
+    again = [found(each) for each in encode_requests(asked, experts, prompts=prompts)]
+    assert [(each.num_texts_encoded, each.num_texts_cached) for each in first] == [(4, 0)] * 2
+    assert [(each.num_texts_encoded, each.num_texts_cached) for each in again] == [(0, 4)] * 2
+    for one, other in zip([*first, *again], [*plain, *plain], strict=True):
+        for expert, conditions in other.by_expert.items():
+            assert torch.equal(one.by_expert[expert].hidden, conditions.hidden)
+            assert torch.equal(one.by_expert[expert].pooled, conditions.pooled)
+
+
+def test_a_new_prompt_beside_a_repeated_one_is_encoded_alone(
+    experts: dict[Expert, LoadedExpert],
+) -> None:
+    prompts = LocalPrompts(MemoryTier(1 << 24))
+    encode_requests([request()], experts, prompts=prompts)
+    new, old = (
+        found(each)
+        for each in encode_requests([request("a blue star"), request()], experts, prompts=prompts)
+    )
+    # What is told for the negative prompt, of which there is none, is zeros for both.
+    assert (new.num_texts_encoded, new.num_texts_cached) == (2, 2)
+    assert (old.num_texts_encoded, old.num_texts_cached) == (0, 4)
 
 
 def test_a_tick_has_prompts_first_and_then_what_is_guided() -> None:

@@ -80,6 +80,9 @@ class Desk:
     def on_decode(self, seconds: float) -> None:
         pass
 
+    def on_look(self, *, tier: str, kind: str, is_hit: bool) -> None:
+        pass
+
     def on_finish(self, *, seconds: float, num_images: int, reason: str | None) -> None:
         self.reasons.append(reason)
 

@@ -82,12 +82,13 @@ class FakePeer:
                 media_type="image/png",
                 data=b"refined",
             )
-        zero = events.Timings(**dict.fromkeys(TIMES, 0.0))
-        timings = dataclasses.replace(zero, refiner_s=2.0, decode_s=0.5, total_s=3.0)
+        zero = events.Timings(
+            queue_s=0.0, encode_s=0.0, base_s=0.0, refiner_s=0.0, decode_s=0.0, total_s=0.0
+        )
+        timings = dataclasses.replace(
+            zero, refiner_s=2.0, decode_s=0.5, total_s=3.0, num_texts_cached=2
+        )
         yield events.Completed(request_id=call.request_id, timings=timings)
-
-
-TIMES = ("queue_s", "encode_s", "base_s", "refiner_s", "decode_s", "total_s")
 
 
 class FakeBase:
@@ -115,7 +116,8 @@ class FakeBase:
                     latents=np.full((4, self.side, self.side), index, np.float32),
                     draws=2,
                 )
-            yield Completed(timings=Timings(base_s=4.0, decode_s=9.0, total_s=5.0))
+            timings = Timings(base_s=4.0, decode_s=9.0, total_s=5.0, num_texts_encoded=3)
+            yield Completed(timings=timings)
         finally:
             self.left = True
 
@@ -229,7 +231,15 @@ async def test_caller_hears_one_beginning_and_one_end(peer: FakePeer, base: Fake
 
 async def test_times_are_those_of_both_parts(peer: FakePeer, base: FakeBase) -> None:
     last = (await painted(peer, base))[-1]
-    assert last == Completed(timings=Timings(base_s=4.0, refiner_s=2.0, decode_s=0.5, total_s=8.0))
+    assert isinstance(last, Completed)
+    assert last.timings == Timings(
+        base_s=4.0,
+        refiner_s=2.0,
+        decode_s=0.5,
+        total_s=8.0,
+        num_texts_encoded=3,
+        num_texts_cached=2,
+    )
 
 
 async def test_latents_too_large_for_a_message_go_in_several_calls(peer: FakePeer) -> None:

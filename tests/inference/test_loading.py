@@ -1,6 +1,7 @@
 """Settings become experts on a device, and the facts that requests are checked against."""
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -11,15 +12,26 @@ from diptych.errors import CheckpointInvalid, ModelNotFound
 from diptych.inference.loading import load_engine
 from diptych.inference.server import Loaded
 from diptych.inference.settings import InferenceSettings, Settings
+from diptych.inference.trajectory import (
+    Completed,
+    Event,
+    Failed,
+    ImageRequest,
+    StageSettings,
+    Timings,
+)
 from diptych.telemetry.metrics import InferenceMetrics
 
 LoadWith = Callable[..., Loaded]
 
 
 @pytest.fixture(scope="module")
-def load(tmp_path_factory: pytest.TempPathFactory) -> LoadWith:
-    home: Path = tmp_path_factory.mktemp("home")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
 
+
+@pytest.fixture(scope="module")
+def load(home: Path) -> LoadWith:
     def load(**own: object) -> Loaded:
         settings = Settings(home=home, inference=InferenceSettings(**own))  # type: ignore[arg-type]
         return load_engine(settings, InferenceMetrics(CollectorRegistry()))
@@ -54,6 +66,59 @@ def test_engine_has_the_slots_that_were_set(pair: Loaded) -> None:
 
 def test_refiner_takes_latents_of_its_own_family(pair: Loaded) -> None:
     assert pair.hosted.refinable_families == {"nano"}
+
+
+def looked(metrics: InferenceMetrics, tier: str, name: str) -> float | None:
+    labels = {"tier": tier, "kind": "prompt"}
+    return metrics.registry.get_sample_value(f"diptych_cache_{name}_total", labels)
+
+
+def painted(loaded: Loaded) -> Timings:
+    """Paint one step and return how long it took."""
+    stage, told = StageSettings(prompt="a red circle"), Future[Timings]()
+    request = ImageRequest(request_id="a", width=64, height=64, seed=1, num_steps=1, base=stage)
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Completed):
+            told.set_result(event.timings)
+        elif isinstance(event, Failed):
+            told.set_exception(event.error)
+
+    loaded.engine.submit(request, listen)
+    return told.result(60.0)
+
+
+def test_a_repeated_prompt_is_not_encoded_again(home: Path) -> None:
+    metrics = InferenceMetrics(CollectorRegistry())
+    loaded = load_engine(Settings(home=home, inference=InferenceSettings(refiner=None)), metrics)
+    loaded.engine.start()
+    first, second = painted(loaded), painted(loaded)
+    loaded.engine.stop()
+    loaded.close()
+    assert (first.num_texts_encoded, first.num_texts_cached) == (2, 0)
+    assert (second.num_texts_encoded, second.num_texts_cached) == (0, 2)
+    assert (looked(metrics, "memory", "hits"), looked(metrics, "memory", "misses")) == (2, 2)
+
+
+def test_no_memory_for_prompts_encodes_each_time(home: Path) -> None:
+    metrics = InferenceMetrics(CollectorRegistry())
+    own = InferenceSettings(refiner=None, prompt_cache_bytes=0)
+    loaded = load_engine(Settings(home=home, inference=own), metrics)
+    loaded.engine.start()
+    assert [painted(loaded).num_texts_cached for _ in range(2)] == [0, 0]
+    loaded.engine.stop()
+    assert looked(metrics, "memory", "misses") is None
+
+
+def test_a_service_that_is_away_costs_no_picture(home: Path, free_port: int) -> None:
+    own = InferenceSettings(refiner=None, prompt_cache_peer=f"127.0.0.1:{free_port}")
+    metrics = InferenceMetrics(CollectorRegistry())
+    loaded = load_engine(Settings(home=home, inference=own), metrics)
+    loaded.engine.start()
+    assert painted(loaded).num_texts_encoded == 2
+    loaded.engine.stop()
+    loaded.close()
+    assert looked(metrics, "service", "misses") == 2
 
 
 def test_base_alone_hosts_no_refiner(load: LoadWith) -> None:

@@ -130,8 +130,10 @@ def test_latents_travel_little_endian_and_row_major(request_: ImageRequest, host
 
 
 def test_timings_are_told_at_the_end(request_: ImageRequest, hosted: Hosted) -> None:
-    (message,) = event_messages(Completed(timings=Timings(base_s=1.5)), request_, hosted)
-    assert message.completed.timings.base_s == 1.5
+    timings = Timings(base_s=1.5, num_texts_encoded=3, num_texts_cached=1)
+    (message,) = event_messages(Completed(timings=timings), request_, hosted)
+    told = message.completed.timings
+    assert (told.base_s, told.num_texts_encoded, told.num_texts_cached) == (1.5, 3, 1)
 
 
 def test_capabilities_name_experts_limits_and_defaults(hosted: Hosted) -> None:

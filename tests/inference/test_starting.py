@@ -28,6 +28,7 @@ def test_prompts_that_fail_together_are_encoded_alone() -> None:
     starting(failed).encode(calls)
     assert [(name, type(error)) for name, error in failed] == [("unencodable", EngineFault)]
     assert [own.conditioning is not None for own in calls] == [True, False, True]
+    assert [own.num_texts_cached for own in calls] == [1, 0, 1]
 
 
 def test_a_long_prompt_fails_its_own_request() -> None:

@@ -85,7 +85,11 @@ class FakeExecutor:
         return [
             PromptTooLong(field="prompt", num_tokens=99, limit=77, cut_text="x")
             if name.startswith("long")
-            else SimpleNamespace(text_lengths={Expert.BASE: 77, Expert.REFINER: 77})
+            else SimpleNamespace(
+                text_lengths={Expert.BASE: 77, Expert.REFINER: 77},
+                num_texts_encoded=3,
+                num_texts_cached=1,
+            )
             for name in names
         ]
 
@@ -207,6 +211,9 @@ class FakeObserver:
 
     def on_adapter_load(self, *, seconds: float, tier: str, reason: str | None) -> None:
         self.loads.append((tier, reason))
+
+    def on_look(self, *, tier: str, kind: str, is_hit: bool) -> None:
+        pass
 
     def on_finish(self, *, seconds: float, num_images: int, reason: str | None) -> None:
         self.finished.append(reason)

@@ -24,10 +24,10 @@ class Fault:
 
     method: str
     kind: str
-    """``500``, ``503``, ``507``: that status. ``reset``: the connection dies before the request is
-    forwarded. ``lost``: it dies after, so that the answer is lost. ``cut``: it ends after half of
-    the answer's body. ``flip``: a bit of the answer's body changes. ``stall``: no answer.
-    ``careless``: the request is forwarded without its conditions."""
+    """``403``, ``404``, ``500``, ``503``, ``507``: that status. ``reset``: the connection dies
+    before the request is forwarded. ``lost``: it dies after, so that the answer is lost. ``cut``:
+    it ends after half of the answer's body. ``flip``: a bit of the answer's body changes.
+    ``stall``: no answer. ``careless``: the request is forwarded without its conditions."""
     path: str = ""
     num_times: int = 1
 
@@ -160,5 +160,11 @@ def faulty_proxy(target: str) -> Iterator[FaultyProxy]:
 
 
 def _error_body(status: str) -> bytes:
-    codes = {"500": "InternalError", "503": "SlowDown", "507": "InsufficientStorage"}
+    codes = {
+        "403": "AccessDenied",
+        "404": "NoSuchKey",
+        "500": "InternalError",
+        "503": "SlowDown",
+        "507": "InsufficientStorage",
+    }
     return f"<Error><Code>{codes[status]}</Code><Message>no</Message></Error>".encode()

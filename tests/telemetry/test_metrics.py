@@ -50,6 +50,8 @@ def test_names_are_what_dashboards_rely_on() -> None:
         "diptych_batch_adapter_sets",
         "diptych_batch_rows",
         "diptych_build_info",
+        "diptych_cache_hits_total",
+        "diptych_cache_misses_total",
         "diptych_decode_time_seconds",
         "diptych_e2e_request_latency_seconds",
         "diptych_images_total",
@@ -120,6 +122,17 @@ def test_load_gauges_are_read_at_scrape(metrics: InferenceMetrics, server: Metri
 def test_scrape_names_the_build(metrics: InferenceMetrics, server: MetricsServer) -> None:
     metrics.describe(version="0.1.0", device="cpu")
     assert 'diptych_build_info{device="cpu",version="0.1.0"} 1.0' in scrape(server)
+
+
+def test_looks_for_embeddings_are_counted_by_tier(metrics: InferenceMetrics) -> None:
+    for is_hit in (True, True, False):
+        metrics.on_look(tier="memory", kind="prompt", is_hit=is_hit)
+    labels = {"tier": "memory", "kind": "prompt"}
+    counts = [
+        metrics.registry.get_sample_value(f"diptych_cache_{name}_total", labels)
+        for name in ("hits", "misses")
+    ]
+    assert counts == [2, 1]
 
 
 def test_closed_server_refuses(metrics: InferenceMetrics) -> None:

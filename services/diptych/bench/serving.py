@@ -44,7 +44,8 @@ def serving(settings: InferenceSettings | None = None) -> Iterator[Serving]:
     """Serve for as long as this lasts; on free ports of loopback unless ``settings`` say more.
 
     Neither environment variables nor a settings file are read, and there are no adapters but the
-    demo's, so that a measurement is the same wherever it runs.
+    demo's, so that a measurement is the same wherever it runs. Every prompt is encoded anew, as
+    what it is compared with does.
 
     Raises:
         DiptychError: The settings name what cannot be loaded.
@@ -57,6 +58,7 @@ def serving(settings: InferenceSettings | None = None) -> Iterator[Serving]:
                 "metrics_port": None,
                 "health_port": None,
                 "adapters_dir": Path(folder),
+                "prompt_cache_bytes": 0,
             }
         )
         with _running(Settings(log_level="warning", inference=chosen)) as server:

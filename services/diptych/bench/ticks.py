@@ -29,6 +29,7 @@ class TickLog:
         self.on_queue_time = observer.on_queue_time
         self.on_decode = observer.on_decode
         self.on_adapter_load = observer.on_adapter_load
+        self.on_look = observer.on_look
         self.on_finish = observer.on_finish
 
     def on_tick(
@@ -73,6 +74,9 @@ class Silence:
         """Do nothing."""
 
     def on_adapter_load(self, *, seconds: float, tier: str, reason: str | None) -> None:
+        """Do nothing."""
+
+    def on_look(self, *, tier: str, kind: str, is_hit: bool) -> None:
         """Do nothing."""
 
     def on_finish(self, *, seconds: float, num_images: int, reason: str | None) -> None:

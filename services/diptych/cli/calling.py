@@ -123,7 +123,8 @@ def _as_mapping(painted: Painted) -> Mapping[str, Any]:
         "boundary",
     )
     times = ("queue_s", "encode_s", "base_s", "refiner_s", "decode_s", "total_s")
+    counts = ("num_texts_encoded", "num_texts_cached")
     return {
         **{name: getattr(resolved, name) for name in names},
-        "timings": {name: getattr(timings, name) for name in times},
+        "timings": {name: getattr(timings, name) for name in times + counts},
     }

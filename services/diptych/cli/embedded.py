@@ -19,6 +19,7 @@ from diptych.rpc.channel import ChannelConfig
 
 __all__ = [
     "check_models",
+    "client_config",
     "connect",
     "connect_adapters",
     "embedded_settings",
@@ -88,8 +89,7 @@ def reach(
         ExtraMissing: There is nothing to embed.
     """
     if server is not None:
-        token = token_file.read_text().strip() if token_file else None
-        yield ClientConfig(channel=ChannelConfig(address=server), token=token)
+        yield client_config(server, token_file)
         return
     need_extra("the embedded engine")
     from diptych.inference.server import BackgroundServer
@@ -101,6 +101,12 @@ def reach(
         yield ClientConfig(channel=ChannelConfig(address=running.address))
     finally:
         running.stop()
+
+
+def client_config(server: str, token_file: Path | None = None) -> ClientConfig:
+    """Return how to call a server, with the token that a file holds if one is named."""
+    token = token_file.read_text().strip() if token_file else None
+    return ClientConfig(channel=ChannelConfig(address=server), token=token)
 
 
 def check_models(server: str | None, *, base: str | None, refiner: str | None) -> None:

@@ -153,6 +153,8 @@ class Assembler:
             refiner_s=found.refiner_s,
             decode_s=found.decode_s,
             total_s=found.total_s,
+            num_texts_encoded=found.num_texts_encoded,
+            num_texts_cached=found.num_texts_cached,
         )
         return Completed(request_id=message.request_id, timings=timings)
 

@@ -111,7 +111,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:
-    """Where a call's time went on the server, seconds."""
+    """Where a call's time went on the server, seconds, and how many texts that took."""
 
     queue_s: float
     encode_s: float
@@ -119,6 +119,9 @@ class Timings:
     refiner_s: float
     decode_s: float
     total_s: float
+    num_texts_encoded: int = 0
+    num_texts_cached: int = 0
+    """Texts that were embedded before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,7 +25,7 @@ from diptych.models.autoencoder import pixels_from_images
 from diptych.models.embedding_records import image_identity, prompt_identity, prompt_record
 from diptych.models.embedding_values import to_entry, write_prompt
 from diptych.models.experts import Conditioner, Expert
-from diptych.models.text_encoders import PromptRow
+from diptych.models.text_encoders import PromptRow, TextEncoders
 
 __all__ = ["Encoders", "EncodingConfig", "ImageWork", "Work", "shape_of"]
 
@@ -66,6 +66,8 @@ class Encoders:
     def __init__(self, expert: Expert | Conditioner, config: EncodingConfig | None = None) -> None:
         config = config or EncodingConfig()
         self._text, self._vae = expert.text, expert.vae
+        # In a record None is zeros: what this expert makes of it was decided when that was made.
+        self._recorded = TextEncoders(expert.text.encoders, zeros_for_none=True)
         self.prompt_identity: EncoderIdentity = prompt_identity(expert.text, config.prompts)
         self.image_identity: EncoderIdentity = image_identity(expert.vae, config.images)
 
@@ -141,7 +143,7 @@ class Encoders:
         """
         rows = [self._row(record) for record in records]
         try:
-            found = self._text.encode(rows)
+            found = self._recorded.encode(rows)
         except torch.OutOfMemoryError as error:
             raise OutOfDeviceMemory from error
         return [write_prompt(embeds, self.prompt_identity.stored) for embeds in found]

@@ -8,18 +8,18 @@ import torch
 from diptych.embedding_cache.batching import BatchConfig
 from diptych.embedding_cache.encoding import Encoders
 from diptych.embedding_cache.host import Device, StageEncoders
+from diptych.embedding_cache.places import store_config
 from diptych.embedding_cache.ports import Encoding, Hosting, Stage
 from diptych.embedding_cache.server import Loaded
 from diptych.embedding_cache.settings import Settings
 from diptych.embedding_cache.stores import TenantStores
-from diptych.embeddings.tiers import StoreConfig
 from diptych.models.experts import Conditioner, LoadOptions, load_conditioners
 from diptych.models.placement import DTYPES, choose_device, choose_dtype
 from diptych.nano.pair import model_source
 from diptych.storage.s3 import S3Config
 from diptych.telemetry.cache_metrics import CacheMetrics, CacheReading
 
-__all__ = ["load_cache", "load_encoders", "store_config"]
+__all__ = ["load_cache", "load_encoders"]
 
 _log = logging.getLogger(__name__)
 
@@ -87,18 +87,6 @@ def load_encoders(settings: Settings) -> tuple[Conditioner, ...]:
             hub_endpoint=own.hub_endpoint,
             s3=S3Config(endpoint_url=own.s3_endpoint),
         ),
-    )
-
-
-def store_config(settings: Settings) -> StoreConfig:
-    """Return where embeddings are kept."""
-    own = settings.cache
-    return StoreConfig(
-        folder=own.dir or settings.home / "embeddings",
-        s3_uri=own.store,
-        s3_endpoint=own.s3_endpoint,
-        memory_bytes=own.memory_bytes,
-        disk_bytes=own.disk_bytes,
     )
 
 

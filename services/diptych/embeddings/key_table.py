@@ -97,7 +97,7 @@ class KeyTable:
                 asked, at = asked[~is_hit], at[~is_hit] + 1
         return rows, packs
 
-    def keys(self) -> Iterator[bytes]:
+    def each_key(self) -> Iterator[bytes]:
         """Yield every key once, in order of their numbers."""
         if not self._runs:
             return

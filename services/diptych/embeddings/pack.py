@@ -2,10 +2,10 @@
 
     the entries' bytes, in order | one row for each of them | footer
 
-All numbers are little-endian. A pack is named by the digest of its mark and its rows, which hold the
-digest of every entry, and by how many rows there are: so a listing tells where they begin, and a
-pack that was cut or damaged is not what its name says. The mark is drawn at random, so that no name
-is ever written twice: whoever removes a pack removes the one that he saw.
+All numbers are little-endian. A pack is named by the digest of its mark and its rows, which hold
+the digest of every entry, and by how many rows there are: so a listing tells where they begin, and
+a pack that was cut or damaged is not what its name says. The mark is drawn at random, so that no
+name is written twice: whoever removes a pack removes the one that was seen.
 """
 
 import hashlib
@@ -28,6 +28,7 @@ __all__ = [
     "PackRef",
     "Rows",
     "build_pack",
+    "checked",
     "parse_tail",
     "split_entries",
 ]
@@ -115,7 +116,12 @@ def parse_tail(ref: PackRef, tail: bytes) -> Rows:
         raise BlobCorrupt(digest=f"pack {ref.name}", actual=digest.hexdigest())
     rows = np.frombuffer(index, ROW)
     size_bytes = int(rows["size"].sum()) + len(tail)
-    if size_bytes != ref.size_bytes or not np.array_equal(rows["offset"], _offsets(rows)):
+    is_inside = int(rows["size"].max()) <= ref.size_bytes
+    if (
+        not is_inside
+        or size_bytes != ref.size_bytes
+        or not np.array_equal(rows["offset"], _offsets(rows))
+    ):
         raise BlobCorrupt(digest=f"pack {ref.name}", actual=f"that of {size_bytes} bytes")
     return rows
 
@@ -142,8 +148,12 @@ def split_entries(rows: Rows, pieces: Iterable[bytes]) -> Iterator[bytes | None]
             parts.append(left[:wanted])
             left = left[wanted:]
             wanted -= len(parts[-1])
-        data = b"".join(parts)
-        yield data if hashlib.sha256(data).digest() == row["sha256"].tobytes() else None
+        yield checked(b"".join(parts), row["sha256"].tobytes())
+
+
+def checked(data: bytes, sha256: bytes) -> bytes | None:
+    """Return ``data`` if it has this digest."""
+    return data if hashlib.sha256(data).digest() == sha256 else None
 
 
 def _numbers(digests: Sequence[bytes]) -> NDArray[np.uint64]:

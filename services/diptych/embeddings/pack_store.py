@@ -11,12 +11,14 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diptych.digest import Digest
+from diptych.embeddings.gathering import Gathering
 from diptych.embeddings.key_table import Keys, KeyTable, keys_of
 from diptych.embeddings.pack import PackRef, Rows
 from diptych.embeddings.packs import Packs
@@ -27,9 +29,9 @@ from diptych.storage.blobs import BlobStore
 __all__ = ["PackConfig", "PackStore", "StoreStats"]
 
 _log = logging.getLogger(__name__)
-_Batch = dict[bytes, bytes]
-_TOUCH_S = 30.0
+_TOUCH_S: Final = 30.0
 """A pack is noted as used at most this often."""
+Numbers = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,19 +59,20 @@ class StoreStats:
     num_entries: int
     """Copies in several packs are counted."""
     size_bytes: int
-    num_waiting: int = 0
+    num_waiting: int
     """Entries that are not yet in a pack."""
-    num_damaged: int = 0
+    num_damaged: int
     """Entries found damaged and put aside."""
-    num_damaged_packs: int = 0
-    num_failed_writes: int = 0
-    num_lost: int = 0
+    num_damaged_packs: int
+    """Packs found damaged and put aside."""
+    num_failed_writes: int
+    num_lost: int
     """Entries of failed writes: they will be misses."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Chunk:
-    """Rows of one pack, in order of their offsets, and their places in what was asked for."""
+    """Rows of one pack that follow each other, and their places in what was asked for."""
 
     ref: PackRef | None
     """None where it went meanwhile."""
@@ -91,24 +94,22 @@ class PackStore:
         self.packs = Packs(blobs, namespace=namespace)
         self.config = config or PackConfig()
         self.pool = ThreadPoolExecutor(self.config.num_readers, thread_name_prefix="packs")
+        self._gathering = Gathering(
+            self.write_pack,
+            limit_bytes=self.config.pack_bytes,
+            max_age_s=self.config.max_age_s,
+        )
         self._clock = clock
         self._refreshing = threading.Lock()
-        self._refreshed_s: float | None = None
+        self._refreshed_s = -math.inf
         self._lock = threading.Lock()
         """Guards everything below; never held while bytes move."""
-        self._changed = threading.Condition(self._lock)
         self._table = KeyTable()
         self._refs: dict[int, PackRef] = {}
         self._numbers: dict[str, int] = {}
         self._next_number = 0
-        self._waiting: _Batch = {}
-        self._waiting_bytes = 0
-        self._writing: list[_Batch] = []
         self._touched_s: dict[str, float] = {}
-        self._timer: threading.Timer | None = None
-        self._counts = StoreStats(
-            location=self.packs.location, num_packs=0, num_entries=0, size_bytes=0
-        )
+        self._num_damaged = self._num_damaged_packs = 0
 
     def get(self, key: Digest) -> bytes | None:
         """Return an entry, checked; None if there is none, or only a damaged one.
@@ -125,13 +126,13 @@ class PackStore:
     def read_many(self, keys: Iterable[Digest]) -> Iterator[tuple[Digest, bytes]]:
         """Yield those entries of ``keys`` that are here, pack after pack, reading ahead.
 
-        A key may be asked for once. Raises what ``get`` does.
+        A key that is asked for twice is read twice. Raises what ``get`` does.
         """
         asked = list(keys)
         numbers = _numbers_of(asked)
         rows, packs = self._find_many(numbers)
         for absent in np.flatnonzero(packs < 0):
-            data = self._unwritten(numbers[absent].tobytes())
+            data = self._gathering.get(numbers[absent].tobytes())
             if data is not None:
                 yield asked[absent], data
         chunks = self._chunks(rows, packs)
@@ -150,7 +151,7 @@ class PackStore:
         return [
             asked[at]
             for at in np.flatnonzero(packs < 0)
-            if self._unwritten(numbers[at].tobytes()) is None
+            if self._gathering.get(numbers[at].tobytes()) is None
         ]
 
     def put(self, key: Digest, data: bytes) -> None:
@@ -161,27 +162,12 @@ class PackStore:
             SourceUnavailable: A pack was due and could not be written; what waited is lost.
         """
         raw = bytes.fromhex(key.hex)
-        with self._lock:
-            if raw in self._waiting or self._table.find(raw):
-                return
-            self._waiting[raw] = data
-            self._waiting_bytes += len(data)
-            batch = self._take() if self._waiting_bytes >= self.config.pack_bytes else None
-            if batch is None and self._timer is None:
-                self._timer = threading.Timer(self.config.max_age_s, self._flush_late)
-                self._timer.daemon = True
-                self._timer.start()
-        if batch:
-            self._write(batch)
+        if not self._table.find(raw):
+            self._gathering.put(raw, data)
 
     def flush(self) -> None:
-        """Write what waits; all that was put before is in packs afterwards; raises as ``put``."""
-        with self._lock:
-            others, batch = list(self._writing), self._take()
-        if batch:
-            self._write(batch)
-        with self._changed:
-            self._changed.wait_for(lambda: not _shares(others, self._writing))
+        """Write what waits: all that was put before is in packs then. Raises what ``put`` does."""
+        self._gathering.flush()
 
     def close(self) -> None:
         """Flush, and end the threads."""
@@ -192,7 +178,7 @@ class PackStore:
 
     def keys(self) -> Iterator[Digest]:
         """Yield the key of every entry in packs, once, as far as this process has seen them."""
-        for raw in self._table.keys():  # noqa: SIM118
+        for raw in self._table.each_key():
             yield Digest(hex=raw.hex())
 
     def refresh(self) -> None:
@@ -222,6 +208,18 @@ class PackStore:
         with self._lock:
             return list(self._refs.values())
 
+    def write_pack(self, entries: Mapping[bytes, bytes]) -> None:
+        """Write entries by their keys [32 bytes] as one pack now; raises what ``put`` does."""
+        ref, rows = self.packs.write(entries.items())
+        with self._lock:
+            self._add([(ref, rows)])
+
+    def remove(self, refs: Sequence[PackRef]) -> None:
+        """Remove packs from the store; raises ``SourceUnavailable``."""
+        for ref in refs:
+            self.packs.remove(ref)
+        self.forget(refs)
+
     def forget(self, refs: Iterable[PackRef]) -> None:
         """Drop packs from the index: they are gone."""
         with self._lock:
@@ -232,47 +230,8 @@ class PackStore:
                 self._touched_s.pop(name, None)
             self._table.drop_packs(numbers)
 
-    def remove(self, refs: Sequence[PackRef]) -> None:
-        """Remove packs from the store; raises ``SourceUnavailable``."""
-        for ref in refs:
-            self.packs.remove(ref)
-        self.forget(refs)
-
-    def evict(self, limit_bytes: int) -> list[PackRef]:
-        """Remove packs, those unused for longest first, until the others fit; return them."""
-        self.refresh()
-        refs = sorted(self.refs(), key=self.packs.used_s)
-        excess = sum(ref.size_bytes for ref in refs) - limit_bytes
-        gone: list[PackRef] = []
-        while excess > 0:
-            gone.append(refs[len(gone)])
-            excess -= gone[-1].size_bytes
-        self.remove(gone)
-        return gone
-
-    def delete(self, keys: Iterable[Digest]) -> int:
-        """Remove entries, all copies; return how many there were. Raises what ``flush`` does.
-
-        Packs that hold others too are written anew without them.
-        """
-        self.flush()
-        self.refresh()
-        wanted = {bytes.fromhex(key.hex) for key in keys}
-        places = [place for raw in wanted for place in self._table.find(raw)]
-        touched = {place.pack for place in places}
-        for ref in [self._refs[number] for number in touched if number in self._refs]:
-            rows = self.packs.rows(ref)
-            if rows is not None:
-                rows = rows[[key.tobytes() not in wanted for key in rows["key"]]]
-            if rows is not None and len(rows):
-                found = zip(rows["key"], self.read_rows(ref, rows), strict=True)
-                kept = {key.tobytes(): data for key, data in found if data is not None}
-                self.write_pack(kept)
-            self.remove([ref])
-        return len({place.rows["key"].tobytes() for place in places})
-
     def read_rows(self, ref: PackRef, rows: Rows) -> list[bytes | None]:
-        """Return the entries of rows that follow each other; damaged ones are put aside: None.
+        """Return the entries of rows in order of their offsets; damaged ones are put aside: None.
 
         All are None where the pack is gone. Raises ``SourceUnavailable``.
         """
@@ -286,44 +245,34 @@ class PackStore:
             return [None] * len(rows)
         return found
 
-    def write_pack(self, entries: Mapping[bytes, bytes]) -> PackRef:
-        """Write entries by their keys [32 bytes] as one pack now; raises as ``put``."""
-        ref, rows = self.packs.write(entries.items())
-        with self._lock:
-            self._add([(ref, rows)])
-        return ref
-
     def stats(self) -> StoreStats:
         """Return what this process knows of the store, without looking again."""
+        gathering = self._gathering.stats
         with self._lock:
-            return replace(
-                self._counts,
+            return StoreStats(
+                location=self.packs.location,
                 num_packs=len(self._refs),
                 num_entries=len(self._table),
                 size_bytes=sum(ref.size_bytes for ref in self._refs.values()),
-                num_waiting=len(self._waiting) + sum(len(batch) for batch in self._writing),
+                num_waiting=gathering.num_waiting,
+                num_damaged=self._num_damaged,
+                num_damaged_packs=self._num_damaged_packs,
+                num_failed_writes=gathering.num_failed_writes,
+                num_lost=gathering.num_lost,
             )
 
     def _find(self, raw: bytes) -> bytes | None:
-        data = self._unwritten(raw)
+        data = self._gathering.get(raw)
         if data is not None:
             return data
         for place in self._table.find(raw):
             ref = self._refs.get(place.pack)
-            if ref is not None:
-                data = self.read_rows(ref, place.rows)[0]
-                if data is not None:
-                    return data
+            data = None if ref is None else self.read_rows(ref, place.rows)[0]
+            if data is not None:
+                return data
         return None
 
-    def _unwritten(self, raw: bytes) -> bytes | None:
-        with self._lock:
-            for batch in (self._waiting, *self._writing):
-                if raw in batch:
-                    return batch[raw]
-        return None
-
-    def _find_many(self, keys: Keys) -> tuple[Rows, NDArray[np.int64]]:
+    def _find_many(self, keys: Keys) -> tuple[Rows, Numbers]:
         found = self._table.find_many(keys)
         if (found[1] < 0).any() and self._refresh_if_due():
             found = self._table.find_many(keys)
@@ -331,8 +280,7 @@ class PackStore:
 
     def _refresh_if_due(self) -> bool:
         """Refresh unless that was done just now; tell whether it was done."""
-        refreshed_s = self._refreshed_s
-        if refreshed_s is not None and self._clock() - refreshed_s < self.config.refresh_s:
+        if self._clock() - self._refreshed_s < self.config.refresh_s:
             return False
         self.refresh()
         return True
@@ -340,13 +288,13 @@ class PackStore:
     def _rows(self, ref: PackRef) -> Rows | None:
         rows = self.packs.rows(ref)
         if rows is None and self.packs.is_put_aside(ref):
-            self._count(num_damaged_packs=1)
+            with self._lock:
+                self._num_damaged_packs += 1
         return rows
 
-    def _chunks(self, rows: Rows, packs: NDArray[np.int64]) -> Iterator[_Chunk]:
+    def _chunks(self, rows: Rows, packs: Numbers) -> Iterator[_Chunk]:
         """Yield what is asked of packs, pack after pack, in pieces that one thread reads."""
-        order = np.lexsort((rows["offset"], packs))
-        order = order[np.count_nonzero(packs < 0) :]
+        order = np.lexsort((rows["offset"], packs))[np.count_nonzero(packs < 0) :]
         starts = rows["offset"][order].astype(np.int64)
         ends = starts + rows["size"][order].astype(np.int64)
         begin = 0
@@ -356,8 +304,7 @@ class PackStore:
                 if is_next and ends[at] - starts[begin] <= self.config.chunk_bytes:
                     continue
             part, begin = order[begin:at], at
-            ref = self._refs.get(int(packs[part[0]]))
-            yield _Chunk(ref, rows[part], part.tolist())
+            yield _Chunk(self._refs.get(int(packs[part[0]])), rows[part], part.tolist())
 
     def _read_chunk(self, chunk: _Chunk) -> list[tuple[int, bytes | None]]:
         if chunk.ref is None:
@@ -376,43 +323,16 @@ class PackStore:
         if data is not None:
             return data
         raw = row["key"][0].tobytes()
-        self._count(num_damaged=1)
         with self._lock:
+            self._num_damaged += 1
             if ref.name in self._numbers:
                 self._table.drop(raw, self._numbers[ref.name])
         _log.error("entry %s of %s/%s is damaged", raw.hex(), self.packs.location, ref.name)
         try:
-            self.packs.put_aside(ref, raw, self.packs.raw(ref, row))
+            self.packs.put_aside(ref, row)
         except DiptychError as error:
             _log.warning("it cannot be put aside: %s", error)
         return None
-
-    def _flush_late(self) -> None:
-        try:
-            self.flush()
-        except DiptychError:
-            _log.warning("what waited is lost", exc_info=True)
-
-    def _take(self) -> _Batch:
-        """Return what waits, to be written now; the lock is held."""
-        batch, self._waiting, self._waiting_bytes = self._waiting, {}, 0
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if batch:
-            self._writing.append(batch)
-        return batch
-
-    def _write(self, batch: _Batch) -> None:
-        try:
-            self.write_pack(batch)
-        except DiptychError:
-            self._count(num_failed_writes=1, num_lost=len(batch))
-            raise
-        finally:
-            with self._changed:
-                self._writing = [other for other in self._writing if other is not batch]
-                self._changed.notify_all()
 
     def _add(self, packs: Sequence[tuple[PackRef, Rows]]) -> None:
         """Put packs into the index; the lock is held."""
@@ -425,15 +345,6 @@ class PackStore:
             self._next_number += 1
         self._table.add(numbered)
 
-    def _count(self, **more: int) -> None:
-        with self._lock:
-            counts = {name: getattr(self._counts, name) + count for name, count in more.items()}
-            self._counts = replace(self._counts, **counts)
-
 
 def _numbers_of(keys: Sequence[Digest]) -> Keys:
     return keys_of(bytes.fromhex("".join(key.hex for key in keys)))
-
-
-def _shares(some: Sequence[_Batch], others: Sequence[_Batch]) -> bool:
-    return any(one is other for one in some for other in others)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from diptych.digest import Digest
 from diptych.embeddings.memory import MemoryStats, MemoryTier
 from diptych.embeddings.pack_store import PackConfig, PackStore, StoreStats
+from diptych.embeddings.removal import delete_entries, evict_packs
 from diptych.errors import DiptychError, FieldViolation, SettingInvalid
 from diptych.storage.blobs import BlobStore
 from diptych.storage.local import LocalBlobs
@@ -126,13 +127,22 @@ class _Tier:
         try:
             self.store.put(key, data)
         except DiptychError as error:
-            self.write_error = error
-            self._observer.failed(self.name, "write")
-            _log.warning("embeddings are not kept in %s: %s", self.name, error)
+            self.write_failed(error)
+
+    def flush(self) -> None:
+        try:
+            self.store.flush()
+        except DiptychError as error:
+            self.write_failed(error)
 
     @property
     def rests(self) -> bool:
         return time.monotonic() < self._rests_until_s
+
+    def write_failed(self, error: DiptychError) -> None:
+        self.write_error = error
+        self._observer.failed(self.name, "write")
+        _log.warning("embeddings are not kept in %s: %s", self.name, error)
 
     def read_failed(self, error: DiptychError) -> None:
         self._rests_until_s = time.monotonic() + _REST_S
@@ -247,10 +257,7 @@ class TieredStore:
             SourceUnavailable: It could not be written to, now or then.
         """
         for tier in self._tiers:
-            try:
-                tier.store.flush()
-            except DiptychError as error:
-                tier.write_error = error
+            tier.flush()
         self._bound()
         if self._tiers:
             last = self._tiers[-1]
@@ -264,7 +271,7 @@ class TieredStore:
         for key in gone:
             self.memory.drop(key)
         for tier in self._tiers:
-            num_gone = tier.store.delete(gone)
+            num_gone = delete_entries(tier.store, gone)
         return num_gone
 
     def close(self) -> None:
@@ -295,7 +302,7 @@ class TieredStore:
         if num_packs == self._num_packs:
             return
         try:
-            evicted = disk.store.evict(self._disk_bytes)
+            evicted = evict_packs(disk.store, self._disk_bytes)
         except DiptychError as error:
             disk.read_failed(error)
             return

@@ -16,14 +16,14 @@ import numpy as np
 
 from diptych.embeddings.gc_plan import GcPlan, GcPolicy, Mask, OldPack, make_plan
 from diptych.embeddings.pack import PackRef, Rows
-from diptych.embeddings.pack_store import PackStore
+from diptych.embeddings.pack_store import PackConfig, PackStore
 from diptych.embeddings.read_ahead import read_ahead
 from diptych.embeddings.roots import Roots
 
 __all__ = ["GRACE_S", "GcReport", "VerifyReport", "gc", "verify"]
 
 GRACE_S: Final = 3600.0
-"""Longer than a collection takes; one that takes half of it stops, for the next to go on."""
+"""Must be longer than a collection takes."""
 
 
 _NUM_AHEAD: Final = 16
@@ -82,7 +82,6 @@ class _Seen:
     num_roots: int
     num_young: int
     num_from_future: int
-    names: frozenset[str]
     now_s: float
 
 
@@ -93,10 +92,11 @@ def verify(store: PackStore, *, advance: Callable[[int], None] = lambda _: None)
     """
     before = store.stats()
     store.refresh()
+    put_aside = store.packs.quarantined()
     num_entries = size_bytes = num_packs = 0
     for ref, rows in _all_rows(store, store.refs()):
         num_packs += 1
-        chunks = _chunks(rows, store.config.chunk_bytes)
+        chunks = _chunks(rows[~_damaged(rows, put_aside.get(ref.name, set()))], store.config)
         read = partial(store.read_rows, ref)
         for found in read_ahead(chunks, read, pool=store.pool, num_ahead=_NUM_AHEAD):
             num_entries += sum(data is not None for data in found)
@@ -120,8 +120,11 @@ def gc(
     budget_bytes: int | None = None,
     is_dry_run: bool,
     grace_s: float = GRACE_S,
+    limit_s: float = GRACE_S / 2,
 ) -> GcReport:
     """Collect what no root needs by age and budget, copies and damage; merge small packs.
+
+    After ``limit_s``, which must be well below ``grace_s``, it stops for the next one to go on.
 
     Raises:
         BlobCorrupt: A root is damaged, so what it needs is not known; nothing was changed.
@@ -133,7 +136,7 @@ def gc(
         budget_bytes=budget_bytes,
         small_bytes=store.config.pack_bytes // 2,
     )
-    until_s = time.monotonic() + grace_s / 2
+    until_s = time.monotonic() + limit_s
     seen = _look(store, policy, grace_s)
     report = _report(seen, policy, is_dry_run=is_dry_run)
     if is_dry_run:
@@ -147,7 +150,7 @@ def gc(
 def _look(store: PackStore, policy: GcPolicy, grace_s: float) -> _Seen:
     """See what there is, then what is needed: a root written meanwhile is seen."""
     store.refresh()
-    now_s, refs, quarantined = store.packs.now_s(), store.refs(), store.packs.quarantined()
+    now_s, refs, quarantined = store.packs.now_s(), store.packs.listing(), store.packs.quarantined()
     young = [ref for ref in refs if now_s - ref.modified_s < grace_s]
     names = {ref.name for ref in young}
     old = [
@@ -167,7 +170,6 @@ def _look(store: PackStore, policy: GcPolicy, grace_s: float) -> _Seen:
         num_roots=num_roots,
         num_young=len(young),
         num_from_future=sum(ref.modified_s > now_s for ref in young),
-        names=frozenset(ref.name for ref in refs),
         now_s=now_s,
     )
 
@@ -238,7 +240,8 @@ def _all_rows(store: PackStore, refs: Sequence[PackRef]) -> Iterator[tuple[PackR
             yield ref, rows
 
 
-def _chunks(rows: Rows, chunk_bytes: int) -> Iterator[Rows]:
-    """Cut rows into parts of about ``chunk_bytes``, at least one row each."""
-    parts = (rows["offset"] // chunk_bytes).astype(np.int64)
-    yield from np.split(rows, np.flatnonzero(np.diff(parts)) + 1)
+def _chunks(rows: Rows, config: PackConfig) -> Iterator[Rows]:
+    """Cut rows into parts that one thread reads at once, at least one row each."""
+    parts = (rows["offset"] // config.chunk_bytes).astype(np.int64)
+    if len(rows):
+        yield from np.split(rows, np.flatnonzero(np.diff(parts)) + 1)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from diptych.inference.trajectory import AdapterUse, Expert, ImageRequest
 
-__all__ = ["Member", "Unit", "scale_on", "unit_of", "units_of"]
+__all__ = ["Member", "Unit", "scale_on", "unit_name", "unit_of", "units_of"]
 
 _BLOCKS = "unet"
 
@@ -56,6 +56,13 @@ def scale_on(use: AdapterUse, expert: Expert, encoder: str | None = None) -> flo
         return 1.0
     parts = dict(use.parts)
     return use.scale * parts.get(str(expert), 1.0) * (parts.get(encoder, 1.0) if encoder else 1.0)
+
+
+def unit_name(unit: Unit) -> str:
+    """Return what a unit's copy is, spelt so that no two units share it."""
+    return " + ".join(
+        f"{member.digest} {dict(member.parts)!r} {member.scale!r}" for member in unit.members
+    )
 
 
 def _unit(uses: tuple[AdapterUse, ...]) -> Unit:

@@ -16,7 +16,7 @@ from diptych.adapters.naming import Component, Stage
 from diptych.adapters.row_lines import Lines, RowUses
 from diptych.adapters.scales import BlockLayout, scale_by_module
 from diptych.errors import FieldViolation, InvalidRequest
-from diptych.inference.adapter_units import Unit, scale_on, unit_of, units_of
+from diptych.inference.adapter_units import Unit, scale_on, unit_name, unit_of, units_of
 from diptych.inference.ports import Prepared
 from diptych.inference.routing import stages_of
 from diptych.inference.trajectory import AdapterUse, Expert, ImageRequest
@@ -135,7 +135,9 @@ class AttachedAdapters:
             part: {text: found[part] for text, found in tokens.items() if part in found}
             for part in parts
         }
-        return TextVariant(tokens=by_encoder, weights=weights)
+        return TextVariant(
+            tokens=by_encoder, weights=weights, identity=self._identity(request, expert, parts)
+        )
 
     def using(
         self, encoder: TextEncoder, variants: Sequence[TextVariant | None]
@@ -170,6 +172,21 @@ class AttachedAdapters:
             if lines is not None and scale != 0.0:
                 found.append((lines, scale))
         return tuple(found)
+
+    def _identity(
+        self, request: ImageRequest, expert: Expert, parts: Sequence[str]
+    ) -> tuple[str, ...]:
+        """Name all that changes the weights of an expert's text encoders, in the order it adds up.
+
+        An adapter may hold another update for each expert, so the expert is part of the names.
+        """
+        return tuple(
+            f"{expert}.{part} {unit_name(unit)} @ {scale!r}"
+            for unit, uses in units_of(request).items()
+            for part in parts
+            if (expert, part) in self._resident[unit].lines
+            and (scale := scale_on(uses[0], expert, part)) != 0.0
+        )
 
     def _tokens(self, request: ImageRequest, expert: Expert) -> dict[str, Mapping[str, Tensor]]:
         """Return vectors by token's text and encoder."""

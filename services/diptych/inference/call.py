@@ -75,6 +75,8 @@ class Call:
     """The executor's embeddings once the prompts are encoded."""
     started_at: float | None = None
     encode_s: float = 0.0
+    num_texts_encoded: int = 0
+    num_texts_cached: int = 0
     expert_s: dict[Expert, float] = field(default_factory=dict)
     """Seconds of the ticks that advanced any of its images."""
     decoding_since: float = 0.0
@@ -157,4 +159,6 @@ class Call:
             refiner_s=self.expert_s.get(Expert.REFINER, 0.0),
             decode_s=now - self.decoding_since,
             total_s=now - self.submitted_at,
+            num_texts_encoded=self.num_texts_encoded,
+            num_texts_cached=self.num_texts_cached,
         )

@@ -1,5 +1,6 @@
 """From the prompts of many requests to what each expert is told, in as few calls as possible."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -9,6 +10,8 @@ import torch
 from torch import Tensor
 
 from diptych.errors import DiptychError, InvalidRequest, PromptTooLong
+from diptych.inference.cached_texts import encode_texts
+from diptych.inference.prompt_cache import PromptCache
 from diptych.inference.routing import stages_of
 from diptych.inference.trajectory import Expert, ImageRequest, StageSettings
 from diptych.models.experts import Expert as LoadedExpert
@@ -43,6 +46,10 @@ class RequestConditions:
     """What each expert is told about every image of one request."""
 
     by_expert: Mapping[Expert, Conditions]
+    num_texts_encoded: int = 0
+    """Texts that the encoders read for it, each expert's for itself."""
+    num_texts_cached: int = 0
+    """Texts that were embedded before."""
 
     @property
     def text_lengths(self) -> Mapping[Expert, int]:
@@ -77,11 +84,12 @@ def encode_requests(
     requests: Sequence[ImageRequest],
     experts: Mapping[Expert, LoadedExpert],
     adapted: Adapted | None = None,
+    prompts: PromptCache | None = None,
 ) -> list[RequestConditions | DiptychError]:
     """Return the conditions of each request, or why it has none.
 
     Stages that share their text encoders are encoded in one call, which computes equal texts
-    once.
+    once, and none that ``prompts`` has.
     """
     stages: list[_Stage] = []
     errors: dict[int, DiptychError] = {}
@@ -105,18 +113,25 @@ def encode_requests(
             errors[index] = PromptTooLong.all_of(list(too_long.values()))
     stages = [stage for stage in stages if stage.request not in errors]
     found: list[dict[Expert, Conditions]] = [{} for _ in requests]
+    counts: list[Counter[bool]] = [Counter() for _ in requests]
     for text in {id(expert.text): expert.text for expert in experts.values()}.values():
         served = [stage for stage in stages if experts[stage.expert].text is text]
         rows = [row for stage in served for row in stage.rows]
         using = None if adapted is None else adapted.using
-        embeds = iter(text.encode(rows, using) if rows else ())
+        encoded = iter(encode_texts(text, rows, using, prompts) if rows else ())
         for stage in served:
-            own = [next(embeds) for _ in stage.rows]
+            own = [next(encoded) for _ in stage.rows]
+            counts[stage.request].update(row.is_cached for row in own)
             request = requests[stage.request]
             time_ids = _time_ids(request, stage, experts[stage.expert])
-            found[stage.request][stage.expert] = _stack(own, time_ids)
+            found[stage.request][stage.expert] = _stack([row.embeds for row in own], time_ids)
     return [
-        errors.get(index) or RequestConditions(by_expert=found[index])
+        errors.get(index)
+        or RequestConditions(
+            by_expert=found[index],
+            num_texts_encoded=counts[index][False],
+            num_texts_cached=counts[index][True],
+        )
         for index in range(len(requests))
     ]
 

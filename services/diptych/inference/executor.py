@@ -33,6 +33,7 @@ from diptych.inference.ports import (
     Prepared,
     Row,
 )
+from diptych.inference.prompt_cache import PromptCache
 from diptych.inference.route import Route
 from diptych.inference.routing import (
     ACTIVE,
@@ -79,8 +80,16 @@ class DeviceExecutor:
     Everything but ``route`` and ``bind`` is called from the engine's thread alone.
     """
 
-    def __init__(self, experts: Experts, *, config: ExecutorConfig | None = None) -> None:
+    def __init__(
+        self,
+        experts: Experts,
+        *,
+        config: ExecutorConfig | None = None,
+        prompts: PromptCache | None = None,
+    ) -> None:
+        """Take ``experts`` over; embeddings of texts are looked for in ``prompts`` first."""
         config = config or ExecutorConfig()
+        self._prompts = prompts
         self._experts = {Expert(expert.name): expert for expert in experts.hosted}
         self._schedules = {name: expert.schedule for name, expert in self._experts.items()}
         first = experts.hosted[0]
@@ -111,7 +120,7 @@ class DeviceExecutor:
 
     def encode(self, requests: Sequence[ImageRequest]) -> Sequence[Conditioning | DiptychError]:
         """Return the embeddings of each request, or why it has none."""
-        return encode_requests(requests, self._experts, self._adapters)
+        return encode_requests(requests, self._experts, self._adapters, self._prompts)
 
     def bind(self, uses: Sequence[AdapterUse], adapters: Sequence[Adapter]) -> Prepared:
         """Return the adapters of one unit ready for ``attach``; from any thread."""

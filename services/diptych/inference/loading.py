@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
@@ -9,8 +10,11 @@ from diptych.adapters.adapter import Adapter
 from diptych.adapters.merge.merging import Merged
 from diptych.adapters.merge.zipping import ZipSpec
 from diptych.adapters.registry import Registry
+from diptych.clients.config import ClientConfig
+from diptych.clients.embedding_cache import EmbeddingCacheClient
 from diptych.diffusion import SOLVERS
 from diptych.diffusion.schedule import SIGMA_SCHEDULES, SPACINGS
+from diptych.embeddings.memory import MemoryTier
 from diptych.inference.adapter_loading import StoreLoader
 from diptych.inference.adapter_store import adapters_dir, fetches, open_registry
 from diptych.inference.base_weights import BaseWeights, weights_of
@@ -24,6 +28,13 @@ from diptych.inference.limits import Limits
 from diptych.inference.merging import Zips
 from diptych.inference.orders import MergeOrder
 from diptych.inference.ports import Observer
+from diptych.inference.prompt_cache import (
+    LocalPrompts,
+    PromptCache,
+    PromptTiers,
+    ServicePrompts,
+    SharedPrompts,
+)
 from diptych.inference.server import Loaded
 from diptych.inference.settings import InferenceSettings, Settings
 from diptych.inference.trajectory import Expert
@@ -34,6 +45,7 @@ from diptych.models.experts import Experts, LoadOptions, load_experts
 from diptych.models.placement import choose_device, choose_dtype
 from diptych.models.preview_decoder import PreviewDecoder, load_preview_decoder
 from diptych.nano.pair import model_source
+from diptych.rpc.channel import ChannelConfig
 from diptych.storage.s3 import S3Config
 from diptych.storage.tiers import TierStats
 
@@ -43,6 +55,9 @@ SAME_LATENTS: Final = frozenset(
     {"sdxl-base", "ssd-1b", "segmind-vega", "sdxl-turbo", "sdxl-lightning", "sdxl-refiner"}
 )
 """Families that share SDXL's autoencoder; any other shares its own with itself only."""
+
+PROMPT_PEER_TIMEOUT_S: Final = 0.5
+"""How long the engine waits for embeddings of prompts before it encodes them itself."""
 
 ZIP_STEPS: Final = 100
 """Steps of a zip that names none."""
@@ -66,9 +81,11 @@ def open_engine(experts: Experts, settings: Settings, observer: Observer) -> Loa
     registry, files = open_registry(settings)
     if own.base == "nano":
         publish_demo_adapters(registry)
+    prompts, close_prompts = _prompts(own, observer)
     executor = DeviceExecutor(
         experts,
         config=ExecutorConfig(max_rows=own.max_rows, adapter_lines=own.adapter_lines),
+        prompts=prompts,
     )
     loader = StoreLoader(
         registry, executor.bind, host_bytes=own.adapter_host_bytes, observer=observer
@@ -98,6 +115,7 @@ def open_engine(experts: Experts, settings: Settings, observer: Observer) -> Loa
             "host": TierStats(size_bytes=loader.stats().size_bytes),
             "disk": files.stats(),
         },
+        close=close_prompts,
     )
 
 
@@ -128,6 +146,30 @@ def load_pair(settings: Settings) -> Experts:
             s3=S3Config(endpoint_url=own.s3_endpoint),
         ),
     )
+
+
+def _prompts(
+    own: InferenceSettings, observer: Observer
+) -> tuple[PromptTiers | None, Callable[[], None]]:
+    """Return where embeddings of prompts are looked for, None for nowhere, and what ends that."""
+    tiers: dict[str, PromptCache] = {}
+    with ExitStack() as stack:
+        if own.prompt_cache_bytes:
+            tiers["memory"] = LocalPrompts(MemoryTier(own.prompt_cache_bytes))
+        if own.prompt_cache_peer is not None:
+            token = own.prompt_cache_peer_token
+            client = EmbeddingCacheClient(
+                ClientConfig(
+                    channel=ChannelConfig(address=own.prompt_cache_peer, max_attempts=1),
+                    token=token.get_secret_value() if token is not None else None,
+                )
+            )
+            stack.callback(client.close)
+            shared = SharedPrompts(ServicePrompts(client, timeout_s=PROMPT_PEER_TIMEOUT_S))
+            stack.callback(shared.close)
+            tiers["service"] = shared
+        close = stack.pop_all().close
+    return (PromptTiers(tiers, observer) if tiers else None), close
 
 
 def _catalog(

@@ -39,6 +39,14 @@ class Conditioning(Protocol):
     def text_lengths(self) -> Mapping[Expert, int]:
         """Return the number of text tokens each expert attends to."""
 
+    @property
+    def num_texts_encoded(self) -> int:
+        """Return how many texts the encoders read for it."""
+
+    @property
+    def num_texts_cached(self) -> int:
+        """Return how many texts were embedded before."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
@@ -206,6 +214,9 @@ class Observer(Protocol):
 
     def on_adapter_load(self, *, seconds: float, tier: str, reason: str | None) -> None:
         """Note a load from ``tier``; ``reason`` is the error's, None for success."""
+
+    def on_look(self, *, tier: str, kind: str, is_hit: bool) -> None:
+        """Count one look for an embedding in a tier of the cache."""
 
     def on_finish(self, *, seconds: float, num_images: int, reason: str | None) -> None:
         """Note the end of a request; ``reason`` is the error's, None for success."""

@@ -199,6 +199,8 @@ def _timings(timings: Timings) -> types_pb2.Timings:
         refiner_s=timings.refiner_s,
         decode_s=timings.decode_s,
         total_s=timings.total_s,
+        num_texts_encoded=timings.num_texts_encoded,
+        num_texts_cached=timings.num_texts_cached,
     )
 
 

@@ -74,6 +74,10 @@ class RunningEngine(Submits, Pins, Protocol):
         """End its threads."""
 
 
+def _nothing() -> None:
+    """Do nothing."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
     """Experts on their device behind an engine that has not started yet."""
@@ -84,6 +88,8 @@ class Loaded:
     num_slots: int
     tiers: Callable[[], Mapping[str, TierStats]] = dict
     """What the tiers of adapters behind the device hold and did: ``host`` and ``disk``."""
+    close: Callable[[], None] = _nothing
+    """Ends what the engine called, once the engine has stopped."""
 
 
 Load = Callable[[Settings, InferenceMetrics], Loaded]
@@ -129,6 +135,7 @@ async def serve(
         loaded = await unless(stop, asyncio.to_thread(bring_up))
         if loaded is None:
             return False
+        stack.push_async_callback(asyncio.to_thread, loaded.close)
         stack.push_async_callback(asyncio.to_thread, loaded.engine.stop)
         hosting = await unless(stop, _hosting(loaded, own, stack))
         if hosting is None:

@@ -164,8 +164,9 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
                     if isinstance(event, ImageReady) and self._on_image is not None:
                         self._on_image(request.output)
                     if isinstance(event, Completed):
-                        times = dataclasses.asdict(event.timings)
-                        span.stages({k.removesuffix("_s"): v for k, v in times.items()})
+                        times = dataclasses.asdict(event.timings).items()
+                        seconds = {k.removesuffix("_s"): v for k, v in times if k.endswith("_s")}
+                        span.stages(seconds)
 
     async def _adapters(
         self, message: Message, request: ImageRequest, hosting: Hosting

@@ -96,6 +96,13 @@ class InferenceSettings(BaseModel):
     """Bytes of adapters kept in host memory for when they are asked for again."""
     max_adapters: Annotated[int, Field(ge=0, le=64)] = Limits().max_adapters
     """Adapters of one request; 0 takes none."""
+    prompt_cache_bytes: Annotated[int, Field(ge=0)] = 256 << 20
+    """Bytes of prompts' embeddings kept in memory, so that a repeated prompt is not encoded again;
+    0 keeps none."""
+    prompt_cache_peer: str | None = None
+    """HOST:PORT of an embedding-cache service that shares them between servers."""
+    prompt_cache_peer_token: SecretStr | None = None
+    """Bearer token for it."""
     auth_tokens_file: Path | None = None
     """Lines of a tenant and the SHA-256 of its token; None lets every caller in."""
     grace_s: Annotated[float, Field(ge=0.0, le=3600.0)] = 30.0

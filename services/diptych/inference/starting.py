@@ -45,6 +45,8 @@ class Starting:
                 self.fail(call, result)
             else:
                 call.conditioning = result
+                call.num_texts_encoded = result.num_texts_encoded
+                call.num_texts_cached = result.num_texts_cached
 
     def place(self, image: Image) -> bool:
         """Fill the slot of ``image`` and tell its listener; return whether it can be scheduled."""

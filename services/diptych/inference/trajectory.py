@@ -182,7 +182,7 @@ class ImageRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:
-    """Where a request's time went, seconds."""
+    """Where a request's time went, seconds, and how many texts that took."""
 
     queue_s: float = 0.0
     encode_s: float = 0.0
@@ -190,6 +190,9 @@ class Timings:
     refiner_s: float = 0.0
     decode_s: float = 0.0
     total_s: float = 0.0
+    num_texts_encoded: int = 0
+    num_texts_cached: int = 0
+    """Texts whose embeddings the encoders were spared."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -75,10 +75,13 @@ def room(location: str, size_bytes: int) -> Iterator[None]:
 
 
 def sweep_partials(partials: Path) -> int:
-    """Remove the files that no living process writes and return how many there were."""
+    """Remove the files that no living process writes and return how many there were.
+
+    None goes from a disk that cannot be written to.
+    """
     num_removed = 0
     for path in partials.iterdir() if partials.is_dir() else ():
-        with suppress(FileNotFoundError, BlockingIOError):
+        with suppress(FileNotFoundError, BlockingIOError, PermissionError), _unless_read_only():
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -114,6 +117,15 @@ def _partial_file(partials: Path) -> Iterator[tuple[Path, int]]:
             path.unlink(missing_ok=True)
             os.close(descriptor)
         return
+
+
+@contextmanager
+def _unless_read_only() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
 
 
 def _write(descriptor: int, piece: bytes) -> int:

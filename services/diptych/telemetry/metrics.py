@@ -34,6 +34,8 @@ METRIC_NAMES: Final[Mapping[str, str]] = {
     "diptych_adapter_requests_waiting": "Requests that wait for an adapter.",
     "diptych_adapter_active": "Adapters that images run with.",
     "diptych_lora_requests_info": "Names of running and waiting adapters as labels; the time.",
+    "diptych_cache_hits_total": "Prompts' embeddings found, by the tier of the cache and kind.",
+    "diptych_cache_misses_total": "Prompts' embeddings not found there, by tier and kind.",
     "diptych_decode_time_seconds": "From finished latents to the encoded image.",
     "diptych_e2e_request_latency_seconds": "From arrival to the last image, successes only.",
     "diptych_images_total": "Images delivered, by output format.",
@@ -78,6 +80,8 @@ class InferenceMetrics:
         self._load_failures = _counter("diptych_adapter_load_failures_total", registry, ("reason",))
         self._adapters = AdapterCollector(METRIC_NAMES)
         registry.register(self._adapters)
+        self._hits = _counter("diptych_cache_hits_total", registry, ("tier", "kind"))
+        self._misses = _counter("diptych_cache_misses_total", registry, ("tier", "kind"))
         self._images = _counter("diptych_images_total", registry, ("format",))
         self._requests = _counter("diptych_requests_total", registry, ("method", "code"))
         self._errors = _counter("diptych_request_errors_total", registry, ("reason",))
@@ -103,6 +107,10 @@ class InferenceMetrics:
             self._loads.labels(tier).observe(seconds)
         else:
             self._load_failures.labels(reason).inc()
+
+    def on_look(self, *, tier: str, kind: str, is_hit: bool) -> None:
+        """Count one look for an embedding in a tier of the cache."""
+        (self._hits if is_hit else self._misses).labels(tier, kind).inc()
 
     def on_finish(self, *, seconds: float, num_images: int, reason: str | None) -> None:
         """Note the end of an admitted request; only a success, without ``reason``, has a latency.

@@ -414,6 +414,8 @@ class Timings(_message.Message):
     REFINER_S_FIELD_NUMBER: _builtins.int
     DECODE_S_FIELD_NUMBER: _builtins.int
     TOTAL_S_FIELD_NUMBER: _builtins.int
+    NUM_TEXTS_ENCODED_FIELD_NUMBER: _builtins.int
+    NUM_TEXTS_CACHED_FIELD_NUMBER: _builtins.int
     queue_s: _builtins.float
     """Waiting for admission and for the first tick."""
     encode_s: _builtins.float
@@ -426,6 +428,10 @@ class Timings(_message.Message):
     """VAE decoding and image compression."""
     total_s: _builtins.float
     """From the request's arrival to the last image."""
+    num_texts_encoded: _builtins.int
+    """Texts that the text encoders read, each expert's for itself."""
+    num_texts_cached: _builtins.int
+    """Texts that were embedded before, so that the text encoders were spared them."""
     def __init__(
         self,
         *,
@@ -435,10 +441,12 @@ class Timings(_message.Message):
         refiner_s: _builtins.float = ...,
         decode_s: _builtins.float = ...,
         total_s: _builtins.float = ...,
+        num_texts_encoded: _builtins.int = ...,
+        num_texts_cached: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_s", b"base_s", "decode_s", b"decode_s", "encode_s", b"encode_s", "queue_s", b"queue_s", "refiner_s", b"refiner_s", "total_s", b"total_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_s", b"base_s", "decode_s", b"decode_s", "encode_s", b"encode_s", "num_texts_cached", b"num_texts_cached", "num_texts_encoded", b"num_texts_encoded", "queue_s", b"queue_s", "refiner_s", b"refiner_s", "total_s", b"total_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
