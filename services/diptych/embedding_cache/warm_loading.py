@@ -1,0 +1,88 @@
+"""A warm-up in this process, with encoders of its own on every device of this machine."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Final
+
+import torch
+from prometheus_client import CollectorRegistry
+
+from diptych.embedding_cache.batching import BatchConfig
+from diptych.embedding_cache.encoding import Encoders
+from diptych.embedding_cache.host import Device, StageEncoders
+from diptych.embedding_cache.loading import load_encoders
+from diptych.embedding_cache.local_engine import LocalEngine
+from diptych.embedding_cache.places import store_config
+from diptych.embedding_cache.ports import Encoding, Stage
+from diptych.embedding_cache.settings import Settings
+from diptych.embedding_cache.spread import Spread
+from diptych.embedding_cache.stores import TenantStores
+from diptych.embedding_cache.warm import WarmConfig, Warmer
+from diptych.embedding_cache.warm_serving import claims_of
+from diptych.telemetry.cache_metrics import CacheMetrics
+
+__all__ = ["devices_of", "encoders_here", "warming_here"]
+
+MAX_WAITING: Final = 1024
+"""Works that wait for a device; the engine hands over fewer."""
+
+
+@contextmanager
+def warming_here(settings: Settings, config: WarmConfig) -> Iterator[Warmer]:
+    """Give what warms up with every device that the settings mean, for as long as this lasts.
+
+    Raises:
+        DiptychError: The settings name what cannot be loaded or opened.
+    """
+    with encoders_here(settings) as encodings, stores_here(settings) as stores:
+        engine = partial(LocalEngine, encodings, num_devices=len(devices_of(settings)))
+        yield Warmer(
+            encodings,
+            store_of=stores.of,
+            claims_of=partial(claims_of, settings),
+            engine_of=engine,
+            config=config,
+        )
+
+
+@contextmanager
+def stores_here(settings: Settings) -> Iterator[TenantStores]:
+    """Give the tenants' stores; everything written lasts once this ends."""
+    stores = TenantStores(store_config(settings), lambda **_: None)
+    try:
+        yield stores
+    finally:
+        stores.close()
+
+
+@contextmanager
+def encoders_here(settings: Settings) -> Iterator[Mapping[Stage, Encoding]]:
+    """Give each stage's encoders, on all devices at once."""
+    own = settings.cache
+    metrics = CacheMetrics(CollectorRegistry())
+    batches = BatchConfig(
+        max_batch=own.max_batch, max_wait_s=own.max_wait_s, max_waiting=MAX_WAITING
+    )
+    devices: list[Device] = []
+    found: dict[Stage, list[Encoding]] = {}
+    try:
+        for name in devices_of(settings):
+            device = Device(metrics, batches)
+            devices.append(device)
+            cache = own.model_copy(update={"device": name})
+            for one in load_encoders(settings.model_copy(update={"cache": cache})):
+                encoding = StageEncoders(Encoders(one), device)
+                found.setdefault(Stage(one.name), []).append(encoding)
+        yield {stage: Spread(some) for stage, some in found.items()}
+    finally:
+        for device in devices:
+            device.close()
+
+
+def devices_of(settings: Settings) -> tuple[str, ...]:
+    """Return the devices that ``cache.device`` means: with ``auto``, all that there are."""
+    name = settings.cache.device
+    if name != "auto" or not torch.cuda.is_available():
+        return (name,)
+    return tuple(f"cuda:{number}" for number in range(torch.cuda.device_count()))
