@@ -1,0 +1,211 @@
+"""Datasets to warm up for, and a warm-up whose every encode is written down.
+
+Run as a program it is one of several processes that warm up for one dataset: it says that it is
+ready, begins when it is told to, and says how far it is.
+"""
+
+import hashlib
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from threading import Event
+
+from diptych.digest import Digest
+from diptych.embedding_cache.claims import open_claims
+from diptych.embedding_cache.local_engine import EngineConfig, LocalEngine
+from diptych.embedding_cache.needs import NeedsConfig
+from diptych.embedding_cache.places import store_config
+from diptych.embedding_cache.ports import Encoding, PromptWish, Stage
+from diptych.embedding_cache.settings import CacheSettings, Settings
+from diptych.embedding_cache.stores import TenantStore, TenantStores
+from diptych.embedding_cache.warm import WarmConfig, Warmer
+from diptych.embeddings.entry import Entry, TensorValue, write_entry
+from diptych.embeddings.key import EncoderIdentity, ImageRecord, Preprocessing, PromptRecord
+from diptych.embeddings.tiers import open_packs
+from diptych.errors import PromptTooLong
+from support.made_pictures import write_pictures
+
+__all__ = [
+    "SHARD",
+    "HashEncoding",
+    "Noted",
+    "a_dataset",
+    "a_warmer",
+    "encodes",
+    "entry_of",
+    "packed",
+    "settings_in",
+]
+
+SHARD = 4
+MAX_CHARACTERS = 75
+MANIFEST = """
+datasets:
+  - id: one
+    source: {{type: folder, path: in}}
+    size: {{resolution: 64}}
+    checks: {{near_duplicates: ignore}}
+{more}"""
+
+
+class HashEncoding:
+    """Encodes what it is asked into its key's bytes, slowly; knows an encoder by its name."""
+
+    def __init__(self, name: str = "one", *, pause_s: float = 0.0) -> None:
+        self.identity = EncoderIdentity(fingerprint=name, precision="float32", stored="float32")
+        self.thread = ThreadPoolExecutor(1)
+        self._pause_s = pause_s
+
+    def prompt_record(self, wish: PromptWish) -> PromptRecord:
+        text = wish.text or ""
+        if len(text) > MAX_CHARACTERS and wish.long_prompt == "error":
+            raise PromptTooLong(
+                field=wish.field,
+                num_tokens=len(text),
+                limit=MAX_CHARACTERS,
+                cut_text=text[MAX_CHARACTERS:],
+            )
+        is_chunked = len(text) > MAX_CHARACTERS and wish.long_prompt == "chunk"
+        return PromptRecord(encoder=self.identity, text=wish.text, is_chunked=is_chunked)
+
+    def image_record(self, image: Digest, preprocessing: Preprocessing) -> ImageRecord:
+        return ImageRecord(encoder=self.identity, image=image, preprocessing=preprocessing)
+
+    def encode_prompt(self, record: PromptRecord) -> Future[bytes]:
+        return self.thread.submit(self._made, record)
+
+    def encode_image(self, record: ImageRecord, data: bytes) -> Future[bytes]:
+        assert Digest.of_bytes(data) == record.image
+        return self.thread.submit(self._made, record)
+
+    def _made(self, record: PromptRecord | ImageRecord) -> bytes:
+        Event().wait(self._pause_s)
+        return entry_of(record)
+
+
+class Noted:
+    """Encoders whose every result is noted in a file that several processes may write to."""
+
+    def __init__(self, encoding: Encoding, notes: Path) -> None:
+        self._encoding = encoding
+        self._notes = os.open(notes, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+    def prompt_record(self, wish: PromptWish) -> PromptRecord:
+        return self._encoding.prompt_record(wish)
+
+    def image_record(self, image: Digest, preprocessing: Preprocessing) -> ImageRecord:
+        return self._encoding.image_record(image, preprocessing)
+
+    def encode_prompt(self, record: PromptRecord) -> Future[bytes]:
+        return self._noted(record, self._encoding.encode_prompt(record))
+
+    def encode_image(self, record: ImageRecord, data: bytes) -> Future[bytes]:
+        return self._noted(record, self._encoding.encode_image(record, data))
+
+    def _noted(self, record: PromptRecord | ImageRecord, made: Future[bytes]) -> Future[bytes]:
+        def note(future: Future[bytes]) -> None:
+            if future.exception() is None:
+                os.write(self._notes, f"{record.key().hex}\n".encode())
+
+        made.add_done_callback(note)
+        return made
+
+
+def entry_of(record: PromptRecord | ImageRecord) -> bytes:
+    """Return what ``HashEncoding`` makes of a record."""
+    kind = "prompt" if isinstance(record, PromptRecord) else "image"
+    names = ("hidden", "pooled") if kind == "prompt" else ("mean", "std")
+    data = hashlib.sha256(record.key().hex.encode()).digest()
+    return write_entry(
+        Entry(
+            kind=kind,
+            tensors=dict.fromkeys(names, TensorValue(dtype="F32", shape=(8,), data=data)),
+        )
+    )
+
+
+def a_dataset(folder: Path, num_images: int, more: str = "") -> str:
+    """Write pictures with captions below ``folder``; return a manifest of them."""
+    captions = {f"p{number}": f"picture {number}, red" for number in range(num_images)}
+    write_pictures(folder / "in", **captions)
+    return MANIFEST.format(more="".join(f"    {line}\n" for line in more.splitlines()))
+
+
+def settings_in(home: Path) -> Settings:
+    """Return settings that keep everything below ``home``."""
+    return Settings(home=home, cache=CacheSettings(port=0, metrics_port=None))
+
+
+@contextmanager
+def a_warmer(
+    home: Path,
+    encodings: Mapping[Stage, Encoding],
+    *,
+    folder: Path | None = None,
+    needs: NeedsConfig | None = None,
+) -> Iterator[tuple[Warmer, TenantStore]]:
+    """Give a warmer over real packs below ``home``, and the store of its tenant."""
+    config = store_config(settings_in(home))
+    stores = TenantStores(config, lambda **_: None)
+    yield (
+        Warmer(
+            encodings,
+            store_of=stores.of,
+            claims_of=lambda _, dataset: open_claims(config, dataset),
+            engine_of=partial(LocalEngine, encodings, config=EngineConfig(shard_entries=SHARD)),
+            config=WarmConfig(folder=folder or home, needs=needs or NeedsConfig()),
+        ),
+        stores.of("default"),
+    )
+    stores.close()
+
+
+def encodes(notes: Path) -> Counter[str]:
+    """Return how often each key was encoded, by whichever process."""
+    return Counter(notes.read_text().split())
+
+
+def packed(home: Path) -> Counter[str]:
+    """Return how often each key is in a pack."""
+    store = open_packs(store_config(settings_in(home)))
+    assert store is not None
+    found: Counter[str] = Counter()
+    for ref in store.packs.listing():
+        rows = store.packs.rows(ref)
+        assert rows is not None
+        found.update(key.tobytes().hex() for key in rows["key"])
+    store.close()
+    return found
+
+
+def main(home: Path, notes: Path, pause_s: float, manifest: str) -> None:
+    """Warm up as one of several processes."""
+    encodings = {Stage.BASE: Noted(HashEncoding(pause_s=pause_s), notes)}
+
+    def tell(*counts: int) -> None:
+        sys.stdout.write(" ".join(map(str, counts)) + "\n")
+        sys.stdout.flush()
+
+    with a_warmer(home, encodings) as (warmer, _):
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
+        sys.stdin.readline()
+        outcome = warmer.warm(
+            manifest, [Stage.BASE], tenant="default", go_on=lambda: None, progress=tell
+        )
+    tell(outcome.num_present + outcome.num_encoded, outcome.num_total, outcome.num_encoded, 0)
+
+
+def arguments(found: Sequence[str]) -> tuple[Path, Path, float, str]:
+    """Return what a command line says."""
+    home, notes, pause_s, manifest = found
+    return Path(home), Path(notes), float(pause_s), Path(manifest).read_text()
+
+
+if __name__ == "__main__":
+    main(*arguments(sys.argv[1:]))
