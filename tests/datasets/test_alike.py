@@ -3,6 +3,7 @@
 from diptych.datasets.alike import without_alike
 from diptych.datasets.facts import Facts
 from diptych.datasets.findings import Findings
+from diptych.datasets.reading import ReadImage
 from diptych.datasets.sources.base import SourceItem
 from diptych.datasets.spec import ChecksSpec
 from diptych.digest import Digest
@@ -10,9 +11,9 @@ from diptych.digest import Digest
 
 def known(
     place: str, content: bytes, *, width: int = 8, perceptual: int | None = None
-) -> tuple[SourceItem, Facts]:
+) -> ReadImage:
     facts = Facts(digest=Digest.of_bytes(content), width=width, height=8, perceptual=perceptual)
-    return SourceItem(place=place, name=place), facts
+    return ReadImage(SourceItem(place=place, name=place), facts)
 
 
 IMAGES = [
@@ -28,7 +29,7 @@ def checked(checks: ChecksSpec) -> tuple[list[str], list[str]]:
     findings = Findings()
     kept = without_alike(IMAGES, checks, findings.of_dataset("one"))
     told = [f"{one.action} {one.reason} {one.place}: {one.detail}" for one in findings]
-    return [item.place for item, _ in kept], told
+    return [one.item.place for one in kept], told
 
 
 def test_likeness_is_reported() -> None:

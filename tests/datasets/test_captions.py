@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given
@@ -17,25 +16,6 @@ from diptych.digest import Digest
 IMAGE = Digest.of_bytes(b"image")
 
 
-@dataclass
-class Texts:
-    """A source of texts only."""
-
-    data: bytes | None = None
-    is_patchy: bool = False
-    limits: list[int] = field(default_factory=list)
-
-    def items(self) -> None:
-        raise NotImplementedError
-
-    def open(self, item: SourceItem) -> bytes:
-        raise NotImplementedError
-
-    def text(self, item: SourceItem, extension: str, *, limit: int) -> bytes | None:
-        self.limits.append(limit)
-        return None if self.data is None else self.data[:limit]
-
-
 def read(
     data: bytes | None = None,
     *,
@@ -47,7 +27,7 @@ def read(
     findings = Findings()
     reader = CaptionReader(CaptionsSpec(**spec), findings.of_dataset("one"))  # type: ignore[arg-type]
     item = SourceItem(place=f"{name}.png", name=name, row=row or {})
-    found = reader.read(Texts(data), item, IMAGE)  # type: ignore[arg-type]
+    found = reader.read(item, data if data is None else data[: reader.text_limit], IMAGE)
     return found, [f"{one.reason} {one.action}" for one in findings]
 
 
@@ -124,11 +104,13 @@ def test_half_a_character_is_no_text() -> None:
     assert reasons == ["caption_not_utf8 reported", "caption_missing skipped"]
 
 
-def test_no_more_of_a_long_caption_is_read_than_shows_that_it_is_long() -> None:
-    texts = Texts(b"x")
-    reader = CaptionReader(CaptionsSpec(max_bytes=100), Findings().of_dataset("one"))
-    reader.read(texts, SourceItem(place="a", name="a"), IMAGE)  # type: ignore[arg-type]
-    assert texts.limits == [104]
+def test_a_reader_says_what_it_reads() -> None:
+    note = Findings().of_dataset("one")
+    text = CaptionReader(CaptionsSpec(max_bytes=100), note)
+    assert (text.extension, text.text_limit, text.columns) == (".txt", 104, frozenset())
+    column = CaptionReader(CaptionsSpec(strategy="column", fallback_column="alt"), note)
+    assert column.extension is None
+    assert column.columns == {"text", "alt"}
 
 
 @pytest.mark.parametrize(

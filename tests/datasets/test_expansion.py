@@ -13,6 +13,7 @@ from diptych.datasets.index import Index
 from diptych.datasets.manifest import parse_manifest
 from diptych.datasets.places import EVERYWHERE, Places
 from diptych.datasets.source_spec import FolderSource
+from diptych.datasets.sources.opening import open_source
 from diptych.errors import DatasetInvalid, DigestMismatch, SourceUnavailable
 from support.made_pictures import natural_picture, picture_bytes, write_pictures
 from support.web_server import WebServer
@@ -231,7 +232,8 @@ def test_an_image_is_read_as_it_was_indexed_or_not_at_all(tmp_path: Path, places
     expansion = Expansion(places=places)
     index = expansion.index(parse_manifest((ONE % "").encode(), folder=tmp_path))
     entry = index.datasets["one"][0]
-    source = expansion.source(FolderSource(path=str(folder)), expansion.findings.of_dataset("one"))
+    note = expansion.findings.of_dataset("one")
+    source = open_source(FolderSource(path=str(folder)), note=note, places=places)
     assert read_image(source, entry) == (folder / "a.png").read_bytes()
     (folder / "a.png").write_bytes(picture_bytes(9))
     with pytest.raises(DigestMismatch):

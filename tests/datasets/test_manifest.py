@@ -1,6 +1,7 @@
 """Manifests as users write them, right and wrong."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -76,10 +77,22 @@ def test_everything_wrong_is_named_at_once_with_its_line() -> None:
 
 
 def test_two_datasets_of_one_id_are_refused() -> None:
-    one = {"id": "a", "source": {"type": "folder", "path": "x"}}
-    assert refused(json.dumps({"datasets": [one, one]})) == [
-        "manifest: line 1: several datasets have the id a"
+    one = "- {id: a, source: {type: folder, path: x}}"
+    assert refused(f"datasets:\n{one}\n{one}\n- {{id: a}}\n") == [
+        "datasets[1].id: line 3: 'a' is datasets[0]'s",
+        "datasets[2].id: line 4: 'a' is datasets[0]'s",
+        "datasets[2].source: line 4: is missing",
     ]
+
+
+@given(st.binary(max_size=40), st.integers(0, len(WRONG)), st.integers(0, 20))
+def test_whatever_a_file_holds_it_is_a_manifest_or_refused(
+    noise: bytes, place: int, num_cut: int
+) -> None:
+    data = WRONG.encode()[:place] + noise + WRONG.encode()[place + num_cut :]
+    for text in (data, noise):
+        with pytest.raises(DatasetInvalid):
+            parse_manifest(text, folder=Path("/data"))
 
 
 @pytest.mark.parametrize("text", ["[]", "7", "null", "{}", "datasets: 3"])
@@ -182,3 +195,10 @@ def test_defaults_are_not_written() -> None:
         "    path: /x",
         "    type: folder",
     ]
+
+
+def test_the_manifest_in_the_documents_is_one() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text()
+    (block,) = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
+    manifest = parse_manifest(block.encode(), folder=Path("/data"))
+    assert [one.id for one in manifest.datasets] == ["huggy", "people", "held-out"]

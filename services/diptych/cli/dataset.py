@@ -15,10 +15,10 @@ from diptych.cli.report import EXIT_FAILED, Report, reporting
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from diptych.datasets.expansion import OnProgress
     from diptych.datasets.facts_cache import FactsCache
     from diptych.datasets.findings import Finding, Findings
     from diptych.datasets.index import DatasetIndex, Index
+    from diptych.datasets.reading import OnProgress
 
 __all__ = ["app"]
 

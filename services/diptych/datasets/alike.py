@@ -2,18 +2,15 @@
 
 from collections.abc import Sequence
 
-from diptych.datasets.facts import Facts
 from diptych.datasets.findings import Action, Note
 from diptych.datasets.near_duplicates import near_duplicates
-from diptych.datasets.sources.base import SourceItem
+from diptych.datasets.reading import ReadImage
 from diptych.datasets.spec import ChecksSpec
 
 __all__ = ["without_alike"]
 
-Known = tuple[SourceItem, Facts]
 
-
-def without_alike(images: Sequence[Known], checks: ChecksSpec, note: Note) -> list[Known]:
+def without_alike(images: Sequence[ReadImage], checks: ChecksSpec, note: Note) -> list[ReadImage]:
     """Return ``images`` without those that are like another, if ``checks`` says skip.
 
     Of images alike the largest is the original, and of several that of the smallest digest: their
@@ -22,18 +19,19 @@ def without_alike(images: Sequence[Known], checks: ChecksSpec, note: Note) -> li
     if checks.near_duplicates == "ignore":
         return list(images)
     action: Action | None = "skipped" if checks.near_duplicates == "skip" else None
-    first: dict[str, SourceItem] = {}
+    first: dict[str, str] = {}
     copies: set[str] = set()
-    for item, facts in images:
-        original = first.setdefault(facts.digest.hex, item)
-        if original is not item:
-            copies.add(item.place)
-            note("duplicate", item.place, f"the same bytes as {original.place}", action=action)
-    unlike = [one for one in images if one[0].place not in copies]
-    ranked = sorted(unlike, key=lambda one: (-one[1].width * one[1].height, one[1].digest))
-    alike = near_duplicates([facts.perceptual for _, facts in ranked], checks.max_distance)
-    for place, original_place in sorted(alike.items()):
-        item, original = ranked[place][0], ranked[original_place][0]
-        note("near_duplicate", item.place, f"looks like {original.place}", action=action)
-        copies.add(item.place)
-    return [one for one in images if action is None or one[0].place not in copies]
+    for image in images:
+        place = image.item.place
+        original = first.setdefault(image.facts.digest.hex, place)
+        if original != place:
+            copies.add(place)
+            note("duplicate", place, f"the same bytes as {original}", action=action)
+    unlike = [one for one in images if one.item.place not in copies]
+    ranked = sorted(unlike, key=lambda one: (-one.facts.width * one.facts.height, one.facts.digest))
+    alike = near_duplicates([one.facts.perceptual for one in ranked], checks.max_distance)
+    for one, other in sorted(alike.items()):
+        place, original = ranked[one].item.place, ranked[other].item.place
+        note("near_duplicate", place, f"looks like {original}", action=action)
+        copies.add(place)
+    return [one for one in images if action is None or one.item.place not in copies]

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from diptych.datasets.findings import Note
-from diptych.datasets.sources.base import Source, SourceItem
+from diptych.datasets.sources.base import SourceItem
 from diptych.datasets.spec import CaptionsSpec, ShuffleSpec
 from diptych.digest import Digest, canonical_bytes
 
@@ -27,18 +27,32 @@ class CaptionReader:
         self._spec, self._note = spec, note
         self._filters = [(re.compile(one.pattern), one.replacement) for one in spec.filters]
 
-    def read(self, source: Source, item: SourceItem, image: Digest) -> tuple[str, ...] | None:
+    @property
+    def columns(self) -> frozenset[str]:
+        """Return which columns of a source's table captions are read from."""
+        if self._spec.strategy != "column":
+            return frozenset()
+        return frozenset({self._spec.column, self._spec.fallback_column or self._spec.column})
+
+    @property
+    def extension(self) -> str | None:
+        """Return the extension of the texts that captions are read from, None if from none."""
+        return self._spec.extension if self._spec.strategy == "text_file" else None
+
+    @property
+    def text_limit(self) -> int:
+        """Return how many bytes of a text to read: enough to see that one is too long."""
+        return self._spec.max_bytes + len(_BOM.encode()) + 1
+
+    def read(self, item: SourceItem, text: bytes | None, image: Digest) -> tuple[str, ...] | None:
         """Return an image's captions, None if it has none and is to be left out.
 
         Args:
-            source: Where the image is from.
             item: The image.
+            text: The first ``text_limit`` bytes of the text beside it, if ``extension`` names one.
             image: Digest of its bytes: shuffling depends on it, not on the image's name.
-
-        Raises:
-            SourceUnavailable: The source does not answer.
         """
-        lines = self._lines(source, item)
+        lines = self._lines(item, text)
         if not lines:
             fallback = self._fallback(item)
             if fallback is None:
@@ -47,24 +61,22 @@ class CaptionReader:
         captions = [variant for line in lines for variant in self._variants(line, image)]
         return tuple(dict.fromkeys(map(self._prepended, captions)))
 
-    def _lines(self, source: Source, item: SourceItem) -> list[str]:
+    def _lines(self, item: SourceItem, data: bytes | None) -> list[str]:
         """Return the captions before shuffling, filtered; none where the image has none."""
         spec = self._spec
         if spec.strategy == "none":
             return [""]
         if spec.strategy == "instance_prompt":
             return [spec.instance_prompt or ""]
-        texts = [text for text in self._texts(source, item) if self._fits(text, item)]
+        texts = [text for text in self._texts(item, data) if self._fits(text, item)]
         parts = [part for text in texts for part in self._split(text)]
         return [line for part in parts if (line := self._filtered(part).strip())]
 
-    def _texts(self, source: Source, item: SourceItem) -> Sequence[str]:
+    def _texts(self, item: SourceItem, data: bytes | None) -> Sequence[str]:
         spec = self._spec
         if spec.strategy == "file_name":
             return [item.name.rpartition("/")[2]]
         if spec.strategy == "text_file":
-            # One byte more than is allowed tells that there are more.
-            data = source.text(item, spec.extension, limit=spec.max_bytes + len(_BOM.encode()) + 1)
             return [] if data is None else self._decoded(data, item)
         for column in (spec.column, spec.fallback_column):
             if column and (texts := _texts_of(item.row.get(column))):

@@ -1,7 +1,6 @@
 """From a manifest to its index: every image is listed, read, captioned and checked, once."""
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import sha256
 from typing import Final
@@ -9,29 +8,20 @@ from typing import Final
 from diptych.datasets.alike import without_alike
 from diptych.datasets.captions import CaptionReader
 from diptych.datasets.damage import suffix_problem
-from diptych.datasets.facts import Facts, facts_of
+from diptych.datasets.facts import Facts
 from diptych.datasets.facts_cache import FactsCache
 from diptych.datasets.findings import Findings, Note
 from diptych.datasets.index import DatasetIndex, Index, IndexEntry
 from diptych.datasets.places import EVERYWHERE, Places
+from diptych.datasets.reading import ImageReader, OnProgress, ReadImage, Wish
 from diptych.datasets.source_spec import FolderSource, S3Source, SourceSpec
 from diptych.datasets.sources.base import Source, SourceItem
 from diptych.datasets.sources.opening import open_source
 from diptych.datasets.spec import DatasetSpec, Manifest, MasksSpec, SamplingSpec
 from diptych.digest import Digest, canonical_bytes
-from diptych.errors import DigestMismatch, ImageInvalid, ObjectNotFound, SourceUnavailable
+from diptych.errors import DigestMismatch
 
-__all__ = ["Expansion", "OnProgress", "read_image"]
-
-OnProgress = Callable[[str, int, int], None]
-"""Takes a dataset's id, how many of its images are done and how many there are."""
-Known = tuple[SourceItem, Facts]
-
-_NUM_READERS: Final = 4
-_AT_ONCE: Final = 64
-"""Images that one thread reads before it hands them over."""
-_KEPT_AT_ONCE: Final = 16
-"""Such portions between two writes of the cache."""
+__all__ = ["Expansion", "read_image"]
 
 
 class Expansion:
@@ -55,8 +45,8 @@ class Expansion:
             progress: Told now and then, from the calling thread.
         """
         self.findings: Final = Findings()
-        self._places, self._cache, self._examine = places, cache, examine
-        self._progress = progress or (lambda *_: None)
+        self._places, self._examine = places, examine
+        self._reader = ImageReader(cache, progress or (lambda *_: None))
 
     def index(self, manifest: Manifest) -> Index:
         """Return the index of ``manifest``; what it leaves out is among the findings.
@@ -75,100 +65,57 @@ class Expansion:
 
     def _dataset(self, spec: DatasetSpec) -> DatasetIndex:
         note = self.findings.of_dataset(spec.id)
-        source = self.source(spec.source, note)
-        items = _sampled(list(source.items()), spec.sampling, note)
-        examine = self._examine or "skip" in {spec.checks.near_duplicates, spec.checks.damaged}
-        examine = examine and not spec.checks.near_duplicates == spec.checks.damaged == "ignore"
-        known = self._known(spec.id, source, spec.source, items, examine=examine, note=note)
-        usable = [one for one in known if _is_usable(one, spec, note)]
-        usable = without_alike(usable, spec.checks, note)
-        masks = self._masks(spec, usable, note) if spec.masks else {}
         captions = CaptionReader(spec.captions, note)
-        entries = []
-        for item, facts in usable:
-            if found := captions.read(source, item, facts.digest):
-                entries.append(_entry(item, facts, found, masks.get(item.name)))
+        columns = captions.columns | _size_columns(spec.source)
+        source = open_source(spec.source, note=note, places=self._places, columns=columns)
+        items = _sampled(list(source.items()), spec.sampling, note)
+        wish = Wish(
+            examine=self._is_examined(spec),
+            extension=captions.extension,
+            text_limit=captions.text_limit,
+        )
+        read = self._reader.read(source, spec.source, items, wish=wish, label=spec.id, note=note)
+        usable = without_alike(
+            [one for one in read if _is_usable(one, spec, note)], spec.checks, note
+        )
+        masks = self._masks(spec.id, spec.masks, usable, note) if spec.masks else {}
+        entries = [
+            _entry(image, found, masks.get(image.item.name))
+            for image in usable
+            if (found := captions.read(image.item, image.text, image.facts.digest))
+        ]
         return DatasetIndex(spec, entries)
 
-    def source(self, spec: SourceSpec, note: Note) -> Source:
-        """Return an open source that reads only where this expansion may."""
-        return open_source(spec, note=note, places=self._places)
-
-    def _known(
-        self,
-        label: str,
-        source: Source,
-        spec: SourceSpec,
-        items: Sequence[SourceItem],
-        *,
-        examine: bool,
-        note: Note,
-    ) -> Iterator[Known]:
-        """Yield the items that could be read with their facts, in order."""
-        name = _source_name(spec)
-        portions = [items[at : at + _AT_ONCE] for at in range(0, len(items), _AT_ONCE)]
-        num_done = 0
-        unkept: list[Known] = []
-        with ThreadPoolExecutor(_NUM_READERS, thread_name_prefix="index") as pool:
-            cached = [self._cached(name, portion, examine) for portion in portions]
-            jobs = zip(portions, cached, strict=True)
-            reading = pool.map(lambda job: _read(source, job, examine=examine), jobs)
-            for number, portion in enumerate(reading):
-                for item, found in portion:
-                    if isinstance(found, Facts):
-                        if item.place not in cached[number]:
-                            unkept.append((item, found))
-                        yield item, found
-                    else:
-                        _note_unread(item, found, note, is_patchy=source.is_patchy)
-                num_done += len(portion)
-                self._progress(label, num_done, len(items))
-                if number % _KEPT_AT_ONCE == 0 or num_done == len(items):
-                    self._keep(name, unkept)
-                    unkept = []
-
-    def _cached(self, name: str, portion: Sequence[SourceItem], examine: bool) -> dict[str, Facts]:
-        return dict(self._cache.find(name, portion, examine=examine)) if self._cache else {}
-
-    def _keep(self, name: str, found: Sequence[Known]) -> None:
-        if self._cache and found:
-            self._cache.keep(name, found)
+    def _is_examined(self, spec: DatasetSpec) -> bool:
+        checks = {spec.checks.near_duplicates, spec.checks.damaged}
+        return "skip" in checks or (self._examine and "report" in checks)
 
     def _masks(
-        self, spec: DatasetSpec, images: Sequence[Known], note: Note
+        self, dataset: str, masks: MasksSpec, images: Sequence[ReadImage], note: Note
     ) -> dict[str, tuple[Digest, str]]:
         """Return digest and place of each image's mask, by the image's name."""
-        masks = spec.masks
-        assert masks is not None
-        sizes = {item.name: (facts.width, facts.height) for item, facts in images}
-        source, items = self._mask_items(masks, note)
+        source = open_source(masks.source, note=note, places=self._places)
+        items = _by_name(source, note)
+        sizes = {one.item.name: (one.facts.width, one.facts.height) for one in images}
+        for image in images:
+            if image.item.name not in items:
+                note("mask_missing", image.item.place, "no mask of its name; all of it counts")
         wanted = [item for name, item in items.items() if name in sizes]
-        for item, _ in images:
-            if item.name not in items:
-                note("mask_missing", item.place, "no mask of its name; all of it counts")
+        label = f"masks of {dataset}"
         found = {}
-        label = f"{spec.id} masks"
-        for item, facts in self._known(
-            label, source, masks.source, wanted, examine=False, note=note
+        for mask in self._reader.read(
+            source, masks.source, wanted, wish=Wish(), label=label, note=note
         ):
+            place, facts = mask.item.place, mask.facts
             if facts.problem:
-                note("mask_invalid", item.place, f"{facts.problem}; all of its image counts")
+                note("mask_invalid", place, f"{facts.problem}; all of its image counts")
                 continue
-            width, height = sizes[item.name]
+            width, height = sizes[mask.item.name]
             if (facts.width, facts.height) != (width, height):
                 detail = f"{facts.width}x{facts.height}, its image is {width}x{height}"
-                note("mask_size_differs", item.place, detail)
-            found[item.name] = facts.digest, item.place
+                note("mask_size_differs", place, detail)
+            found[mask.item.name] = facts.digest, place
         return found
-
-    def _mask_items(self, masks: MasksSpec, note: Note) -> tuple[Source, dict[str, SourceItem]]:
-        source = self.source(masks.source, note)
-        items: dict[str, SourceItem] = {}
-        for item in source.items():
-            if items.setdefault(item.name, item) is not item:
-                first = items[item.name].place
-                note("duplicate", item.place, f"a mask of the same name as {first}")
-        return source, items
 
     def _note_leaks(self, index: Index) -> None:
         """Note the images of evaluation sets that are trained on too."""
@@ -179,10 +126,8 @@ class Expansion:
             for place in range(len(one))
         }
         for one in index.datasets.values():
-            if one.spec.kind != "eval":
-                continue
             note = self.findings.of_dataset(one.spec.id)
-            for entry in one:
+            for entry in one if one.spec.kind == "eval" else ():
                 if entry.image in trained:
                     detail = f"held out, and trained on in {trained[entry.image]}"
                     note("duplicate", entry.place, detail)
@@ -204,31 +149,8 @@ def read_image(source: Source, entry: IndexEntry) -> bytes:
     return data
 
 
-def _read(
-    source: Source, job: tuple[Sequence[SourceItem], dict[str, Facts]], *, examine: bool
-) -> list[tuple[SourceItem, Facts | Exception]]:
-    """Return the facts of a portion, or why there are none."""
-    items, cached = job
-    found: list[tuple[SourceItem, Facts | Exception]] = []
-    for item in items:
-        facts: Facts | Exception | None = cached.get(item.place)
-        if facts is None:
-            try:
-                facts = facts_of(source.open(item), examine=examine)
-            except (ImageInvalid, ObjectNotFound, SourceUnavailable) as error:
-                facts = error
-        found.append((item, facts))
-    return found
-
-
-def _note_unread(item: SourceItem, error: Exception, note: Note, *, is_patchy: bool) -> None:
-    if isinstance(error, SourceUnavailable) and not is_patchy:
-        raise error
-    note("unreadable", item.place, str(error))
-
-
-def _is_usable(known: Known, spec: DatasetSpec, note: Note) -> bool:
-    item, facts = known
+def _is_usable(image: ReadImage, spec: DatasetSpec, note: Note) -> bool:
+    item, facts = image.item, image.facts
     if facts.problem:
         note("image_invalid", item.place, facts.problem)
         return False
@@ -250,13 +172,18 @@ def _note_other_size(item: SourceItem, facts: Facts, source: SourceSpec, note: N
     metadata = source.metadata if isinstance(source, FolderSource | S3Source) else None
     if metadata is None:
         return
-    for column, size in (
-        (metadata.width_column, facts.width),
-        (metadata.height_column, facts.height),
-    ):
+    sizes = ((metadata.width_column, facts.width), (metadata.height_column, facts.height))
+    for column, size in sizes:
         told = item.row.get(column) if column else None
         if told is not None and str(told) != str(size):
             note("size_differs", item.place, f"{column} is {told}, the picture has {size} pixels")
+
+
+def _size_columns(source: SourceSpec) -> frozenset[str]:
+    """Return the columns of a source's table that tell sizes."""
+    metadata = source.metadata if isinstance(source, FolderSource | S3Source) else None
+    columns = (metadata.width_column, metadata.height_column) if metadata else ()
+    return frozenset(column for column in columns if column)
 
 
 def _sampled(items: list[SourceItem], sampling: SamplingSpec, note: Note) -> list[SourceItem]:
@@ -265,7 +192,8 @@ def _sampled(items: list[SourceItem], sampling: SamplingSpec, note: Note) -> lis
     if limit is None or len(items) <= limit:
         return items
     rank = {
-        item.place: sha256(canonical_bytes([sampling.seed, item.name])).digest() for item in items
+        item.place: sha256(canonical_bytes([sampling.seed, item.name, item.place])).digest()
+        for item in items
     }
     drawn = {item.place for item in sorted(items, key=lambda item: rank[item.place])[:limit]}
     for item in items:
@@ -274,22 +202,24 @@ def _sampled(items: list[SourceItem], sampling: SamplingSpec, note: Note) -> lis
     return [item for item in items if item.place in drawn]
 
 
+def _by_name(source: Source, note: Note) -> dict[str, SourceItem]:
+    """Return a source's masks by the name of the image that each is of."""
+    items: dict[str, SourceItem] = {}
+    for item in source.items():
+        if items.setdefault(item.name, item) is not item:
+            detail = f"a mask of the same name as {items[item.name].place}, and not used"
+            note("duplicate", item.place, detail)
+    return items
+
+
 def _entry(
-    item: SourceItem, facts: Facts, captions: tuple[str, ...], mask: tuple[Digest, str] | None
+    image: ReadImage, captions: tuple[str, ...], mask: tuple[Digest, str] | None
 ) -> IndexEntry:
     entry = IndexEntry(
-        image=facts.digest,
-        width=facts.width,
-        height=facts.height,
+        image=image.facts.digest,
+        width=image.facts.width,
+        height=image.facts.height,
         captions=captions,
-        place=item.place,
+        place=image.item.place,
     )
     return entry if mask is None else replace(entry, mask=mask[0], mask_place=mask[1])
-
-
-def _source_name(spec: SourceSpec) -> str:
-    """Return what tells a source's places from another's: how images are found, no more."""
-    if isinstance(spec, S3Source):
-        return f"s3 {spec.endpoint_url or ''} {spec.bucket} {spec.prefix}"
-    where = getattr(spec, "path", None) or getattr(spec, "dataset", "")
-    return f"{spec.type} {where}"

@@ -74,12 +74,14 @@ def parse_manifest(data: bytes, *, folder: Path, places: Places = EVERYWHERE) ->
     plain = parse_text(data)
     manifest: Manifest | None = None
     if not any(not found.field or found.field == "manifest" for found in plain.violations):
+        has_ids = _refuse_repeated_ids(plain)
         try:
             text = json.dumps(plain.value, ensure_ascii=False)
             manifest = _ADAPTER.validate_json(text, strict=True)
         except ValidationError as error:
             for details in error.errors(include_url=False):
-                _refuse(plain, details)
+                if has_ids or details["loc"]:
+                    _refuse(plain, details)
     if manifest is not None:
         manifest = _Placing(plain, folder.absolute(), places).placed(manifest)
     if manifest is None or plain.violations:
@@ -97,6 +99,19 @@ def write_manifest(manifest: Manifest) -> str:
 def is_local_dataset(source: HuggingFaceSource) -> bool:
     """Return whether a source of Hugging Face's names a path rather than something on its hub."""
     return source.dataset.startswith((".", "/"))
+
+
+def _refuse_repeated_ids(plain: PlainText) -> bool:
+    """Return whether every id names one dataset, and note those that do not at their lines."""
+    datasets = plain.value.get("datasets") if isinstance(plain.value, dict) else None
+    first: dict[str, int] = {}
+    is_sound = True
+    for index, one in enumerate(datasets if isinstance(datasets, list) else ()):
+        name = one.get("id") if isinstance(one, dict) else None
+        if isinstance(name, str) and first.setdefault(name, index) != index:
+            plain.refuse(("datasets", index, "id"), f"{name!r} is datasets[{first[name]}]'s")
+            is_sound = False
+    return is_sound
 
 
 def _refuse(plain: PlainText, details: ErrorDetails) -> None:

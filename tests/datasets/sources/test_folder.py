@@ -26,7 +26,8 @@ def listed(source: Folder) -> list[str]:
 
 
 def opened(path: Path, note: Note, places: Places = EVERYWHERE, **spec: object) -> Folder:
-    return Folder(FolderSource(path=str(path), **spec), places=places, note=note)  # type: ignore[arg-type]
+    found = FolderSource(path=str(path), **spec)  # type: ignore[arg-type]
+    return Folder(found, places=places, note=note, columns={"text"})
 
 
 def test_pictures_come_in_order_of_their_paths(pictures: Path, note: Note) -> None:
@@ -97,6 +98,18 @@ def test_links_never_leave_a_servers_roots(pictures: Path, findings: Findings, n
     source = opened(pictures, note, Places(roots=(pictures,)), links="follow")
     assert len(listed(source)) == 3
     assert [one.reason for one in findings] == ["link_outside"]
+
+
+@pytest.mark.parametrize(("links", "expected"), [("inside", None), ("follow", b"secret")])
+def test_a_text_is_no_way_out_of_the_folder(
+    pictures: Path, findings: Findings, note: Note, links: str, expected: bytes | None
+) -> None:
+    (pictures.parent / "secret").write_text("secret")
+    (pictures / "a.txt").unlink()
+    (pictures / "a.txt").symlink_to(pictures.parent / "secret")
+    source = opened(pictures, note, links=links)
+    assert source.text(next(source.items()), ".txt", limit=9) == expected
+    assert [one.reason for one in findings] == ([] if expected else ["link_outside"])
 
 
 def test_metadata_gives_rows_and_names_those_without_images(

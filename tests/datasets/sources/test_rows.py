@@ -13,10 +13,11 @@ from diptych.datasets.sources.rows import MetadataRows, read_rows
 from diptych.errors import DatasetInvalid, ExtraMissing
 
 ROWS = [{"file_name": "a.png", "text": "ünï, \n b"}, {"file_name": "b.png", "text": ""}]
+COLUMNS = {"file_name", "text"}
 
 
 def rows(name: str, data: bytes) -> list[object]:
-    return list(read_rows(io.BytesIO(data), name=name))
+    return list(read_rows(io.BytesIO(data), name=name, columns=COLUMNS))
 
 
 def parquet() -> bytes:
@@ -56,6 +57,13 @@ def test_a_table_yields_its_rows(name: str, data: bytes) -> None:
 def test_a_table_that_is_none_is_refused(name: str, data: bytes, problem: str) -> None:
     with pytest.raises(DatasetInvalid, match=problem):
         rows(name, data)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
+def test_columns_that_are_not_wanted_are_left_out(name: str) -> None:
+    data = parquet() if name.endswith("parquet") else b"file_name,text\na.png,x\nb.png,y\n"
+    found = list(read_rows(io.BytesIO(data), name=name, columns={"file_name", "none"}))
+    assert found == [{"file_name": "a.png"}, {"file_name": "b.png"}]
 
 
 def test_parquet_without_its_reader_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,7 +46,7 @@ def opened(
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     network[1].forget()
     spec = S3Source(bucket=BUCKET, prefix="in", metadata=MetadataSpec(path="m.csv"))
-    return S3Prefix(spec, note=note, config=s3_config(network[1].url))
+    return S3Prefix(spec, note=note, columns={"text"}, config=s3_config(network[1].url))
 
 
 def test_pictures_below_the_prefix_are_listed(opened: S3Prefix, findings: Findings) -> None:

@@ -16,7 +16,8 @@ from support.web_server import WebServer
 
 
 def opened(path: Path, note: Note, places: Places = EVERYWHERE, **spec: object) -> Table:
-    return Table(TableSource(path=str(path), **spec), places=places, note=note)  # type: ignore[arg-type]
+    found = TableSource(path=str(path), **spec)  # type: ignore[arg-type]
+    return Table(found, places=places, note=note, columns={"text"})
 
 
 @pytest.fixture

@@ -34,7 +34,8 @@ def write_tar(path: Path, members: dict[str, bytes], mode: str = "w") -> Path:
 
 
 def opened(path: Path, note: Note, places: Places = EVERYWHERE) -> WebDatasetTars:
-    return WebDatasetTars(WebDatasetSource(path=str(path)), places=places, note=note)
+    spec = WebDatasetSource(path=str(path))
+    return WebDatasetTars(spec, places=places, note=note, columns={"text"})
 
 
 def test_members_of_one_name_are_one_sample(tmp_path: Path, note: Note) -> None:
@@ -45,7 +46,7 @@ def test_members_of_one_name_are_one_sample(tmp_path: Path, note: Note) -> None:
         MEMBERS[name] for name in ("0001.png", "x/0002.b.jpg", "0003.png")
     ]
     assert [source.text(item, ".txt", limit=4) for item in items] == [b"of o", b"of t", None]
-    assert items[0].row == {"text": "row of one", "n": 1}
+    assert items[0].row == {"text": "row of one"}
 
 
 def test_a_place_opens_without_listing(tmp_path: Path, note: Note) -> None:

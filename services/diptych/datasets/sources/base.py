@@ -7,7 +7,9 @@ from typing import Final, Protocol
 from diptych.datasets.pictures import PictureLimits
 
 __all__ = [
+    "DISK_READERS",
     "MAX_IMAGE_BYTES",
+    "NETWORK_READERS",
     "PICTURE_SUFFIXES",
     "Source",
     "SourceItem",
@@ -16,6 +18,8 @@ __all__ = [
 
 MAX_IMAGE_BYTES: Final = PictureLimits().max_bytes
 """Of one image's file."""
+DISK_READERS: Final = 2
+NETWORK_READERS: Final = 16
 PICTURE_SUFFIXES: Final = frozenset(
     f".{name}"
     for name in (
@@ -49,6 +53,10 @@ class Source(Protocol):
     @property
     def is_patchy(self) -> bool:
         """Whether that one image cannot be fetched says nothing about the others."""
+
+    @property
+    def num_readers(self) -> int:
+        """How many reads at once pay: few from a disk, many over a network."""
 
     def items(self) -> Iterator[SourceItem]:
         """Yield every image; what is not one, and looks as if it were, is noted.

@@ -1,12 +1,12 @@
 """What Hugging Face's ``datasets`` loads; a place is a row's number."""
 
-from collections.abc import Iterator, Mapping
-from pathlib import PurePath
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path, PurePath
 from typing import Any
 
-from diptych.datasets.findings import Note
+from diptych.datasets.places import Places
 from diptych.datasets.source_spec import HuggingFaceSource
-from diptych.datasets.sources.base import MAX_IMAGE_BYTES, SourceItem
+from diptych.datasets.sources.base import DISK_READERS, MAX_IMAGE_BYTES, SourceItem
 from diptych.datasets.sources.rows import refuse_source
 from diptych.errors import ExtraMissing, ImageInvalid, SourceUnavailable
 
@@ -17,16 +17,18 @@ class HuggingFace:
     """One split of a dataset; images stay bytes, nothing decodes them here."""
 
     is_patchy = False
+    num_readers = DISK_READERS
 
-    def __init__(self, spec: HuggingFaceSource, *, note: Note) -> None:
-        self._spec, self._note = spec, note
+    def __init__(
+        self, spec: HuggingFaceSource, *, places: Places, columns: Collection[str] = ()
+    ) -> None:
+        self._spec, self._places, self._columns = spec, places, columns
         self._split: Any = None
 
     def items(self) -> Iterator[SourceItem]:
-        """Yield the rows in order; their columns but the image's are captions to choose from."""
-        column = self._spec.image_column
+        """Yield the rows in order; of their columns those that are wanted."""
         split = self._loaded()
-        plain = split.remove_columns([column])
+        plain = split.select_columns([one for one in split.column_names if one in self._columns])
         for number in range(len(split)):
             row: Mapping[str, object] = plain[number] if plain.column_names else {}
             yield SourceItem(place=str(number), name=str(number), row=row)
@@ -53,11 +55,24 @@ class HuggingFace:
     def _file(self, path: str, row: str) -> bytes:
         from datasets.download.streaming_download_manager import xopen  # noqa: PLC0415
 
+        if not self._is_allowed(path):
+            raise ImageInvalid(f"row {row}", f"{path!r:.200} may not be read here")
         try:
             with xopen(path, "rb") as stream:
                 return bytes(stream.read(MAX_IMAGE_BYTES + 1))
         except OSError as error:
             raise ImageInvalid(f"row {row}", f"{PurePath(path).name}: {error}") from error
+
+    def _is_allowed(self, path: str) -> bool:
+        """Return whether a path in the data, which may say anything, is one to open."""
+        from datasets.config import HF_CACHE_HOME  # noqa: PLC0415
+
+        if "://" in path:
+            return self._places.urls
+        is_fetched = not self._spec.dataset.startswith((".", "/"))
+        fetched = Path(HF_CACHE_HOME).resolve()
+        is_own = is_fetched and Path(path).resolve().is_relative_to(fetched)
+        return is_own or self._places.allows_path(Path(path))
 
     def _loaded(self) -> Any:  # noqa: ANN401 - the library's own type
         if self._split is None:

@@ -1,5 +1,6 @@
 """The source that a manifest's words describe."""
 
+from collections.abc import Collection
 from typing import assert_never
 
 from diptych.datasets.findings import Note
@@ -22,27 +23,34 @@ from diptych.datasets.sources.tars import WebDatasetTars
 __all__ = ["open_source"]
 
 
-def open_source(spec: SourceSpec, *, note: Note, places: Places = EVERYWHERE) -> Source:
+def open_source(
+    spec: SourceSpec,
+    *,
+    note: Note,
+    places: Places = EVERYWHERE,
+    columns: Collection[str] = (),
+) -> Source:
     """Return the source that ``spec`` describes; nothing is read before it is listed.
 
     Args:
         spec: With absolute paths, as ``manifest`` reads it.
         note: Takes what is found while it is listed.
         places: What may be read.
+        columns: Which columns of its table its items carry.
 
     Raises:
         ExtraMissing: It needs what is not installed.
     """
     match spec:
         case FolderSource():
-            return Folder(spec, places=places, note=note)
+            return Folder(spec, places=places, note=note, columns=columns)
         case TableSource():
-            return Table(spec, places=places, note=note)
+            return Table(spec, places=places, note=note, columns=columns)
         case WebDatasetSource():
-            return WebDatasetTars(spec, places=places, note=note)
+            return WebDatasetTars(spec, places=places, note=note, columns=columns)
         case S3Source():
-            return S3Prefix(spec, note=note)
+            return S3Prefix(spec, note=note, columns=columns)
         case HuggingFaceSource():
-            return HuggingFace(spec, note=note)
+            return HuggingFace(spec, places=places, columns=columns)
         case _:
             assert_never(spec)

@@ -3,7 +3,8 @@
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from pathlib import PurePath
 from typing import BinaryIO, Final, NoReturn
 
@@ -11,15 +12,15 @@ from diptych.datasets.source_spec import MetadataSpec
 from diptych.datasets.sources.base import stem_of
 from diptych.errors import DatasetInvalid, ExtraMissing, FieldViolation
 
-__all__ = ["MetadataRows", "Row", "read_rows", "refuse_source"]
+__all__ = ["MetadataRows", "Row", "only", "read_rows", "refuse_source"]
 
 Row = Mapping[str, object]
 MAX_LINE_BYTES: Final = 2**24
 _BATCH_ROWS: Final = 4096
 
 
-def read_rows(stream: BinaryIO, *, name: str) -> Iterator[Row]:
-    """Yield the rows of a table; its kind is that of the suffix of ``name``.
+def read_rows(stream: BinaryIO, *, name: str, columns: Collection[str]) -> Iterator[Row]:
+    """Yield the rows of a table, ``columns`` of them; its kind is the suffix of ``name``.
 
     Raises:
         DatasetInvalid: It is none that is read, or does not hold what its name says.
@@ -27,11 +28,12 @@ def read_rows(stream: BinaryIO, *, name: str) -> Iterator[Row]:
     """
     suffix = PurePath(name).suffix.lower()
     if suffix in {".jsonl", ".ndjson"}:
-        yield from _json_rows(stream, name)
+        yield from (only(row, columns) for row in _json_rows(stream, name))
     elif suffix in {".csv", ".tsv"}:
-        yield from _csv_rows(stream, name, "\t" if suffix == ".tsv" else ",")
+        delimiter = "\t" if suffix == ".tsv" else ","
+        yield from (only(row, columns) for row in _csv_rows(stream, name, delimiter))
     elif suffix == ".parquet":
-        yield from _parquet_rows(stream, name)
+        yield from _parquet_rows(stream, name, columns)
     else:
         refuse_source(name, "a table's name ends in .jsonl, .csv, .tsv or .parquet")
 
@@ -61,6 +63,11 @@ class MetadataRows:
     def unused(self) -> list[str]:
         """Return which images have a row and were not asked for."""
         return sorted(self._unused)
+
+
+def only(row: Row, columns: Collection[str]) -> Row:
+    """Return the columns of a row that are wanted; a table may have others that are large."""
+    return {name: value for name, value in row.items() if name in columns}
 
 
 def refuse_source(name: str, problem: str) -> NoReturn:
@@ -101,17 +108,20 @@ def _csv_rows(stream: BinaryIO, name: str, delimiter: str) -> Iterator[Row]:
     except (csv.Error, UnicodeDecodeError) as error:
         refuse_source(name, f"after line {reader.line_num}: {error}")
     finally:
-        text.detach()
+        with suppress(ValueError):  # whoever stops early may have closed the stream by now
+            text.detach()
 
 
-def _parquet_rows(stream: BinaryIO, name: str) -> Iterator[Row]:
+def _parquet_rows(stream: BinaryIO, name: str, columns: Collection[str]) -> Iterator[Row]:
     try:
         import pyarrow as pa  # noqa: PLC0415 - an optional extra
         import pyarrow.parquet as pq  # noqa: PLC0415
     except ImportError as error:
         raise ExtraMissing(extra="cache", needed_for="reading parquet") from error
     try:
-        for batch in pq.ParquetFile(stream).iter_batches(batch_size=_BATCH_ROWS):
+        table = pq.ParquetFile(stream)
+        wanted = [one for one in table.schema_arrow.names if one in columns]
+        for batch in table.iter_batches(batch_size=_BATCH_ROWS, columns=wanted):
             yield from batch.to_pylist()
     except (pa.ArrowException, OSError) as error:
         refuse_source(name, f"not parquet that can be read: {error!s:.200}")

@@ -1,13 +1,14 @@
 """Images below a prefix of an S3 bucket."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
 from diptych.datasets.findings import Note
 from diptych.datasets.source_spec import S3Source
 from diptych.datasets.sources.base import (
     MAX_IMAGE_BYTES,
+    NETWORK_READERS,
     PICTURE_SUFFIXES,
     SourceItem,
     stem_of,
@@ -26,9 +27,17 @@ class S3Prefix:
     """Objects whose keys begin with a prefix; places are keys without it."""
 
     is_patchy = False
+    num_readers = NETWORK_READERS
 
-    def __init__(self, spec: S3Source, *, note: Note, config: "S3Config | None" = None) -> None:
-        self._spec, self._note = spec, note
+    def __init__(
+        self,
+        spec: S3Source,
+        *,
+        note: Note,
+        columns: Collection[str] = (),
+        config: "S3Config | None" = None,
+    ) -> None:
+        self._spec, self._note, self._columns = spec, note, columns
         self._prefix = f"{spec.prefix.strip('/')}/" if spec.prefix.strip("/") else ""
         self._store = _store(spec, config)
         self._texts: dict[str, int] = {}
@@ -86,7 +95,9 @@ class S3Prefix:
         found = self._store.get(self._prefix + spec.path)
         if found is None:
             refuse_source(spec.path, f"no such object below {self._store.location}")
-        return MetadataRows(read_rows(io.BytesIO(found[0]), name=spec.path), spec)
+        columns = {spec.file_column, *self._columns}
+        rows = read_rows(io.BytesIO(found[0]), name=spec.path, columns=columns)
+        return MetadataRows(rows, spec)
 
 
 def _store(spec: S3Source, config: "S3Config | None") -> "S3Store":

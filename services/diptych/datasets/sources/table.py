@@ -1,7 +1,7 @@
 """Rows of a parquet or CSV file that name images by url or path."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 from diptych.datasets.findings import Note
 from diptych.datasets.places import Places
 from diptych.datasets.source_spec import TableSource
-from diptych.datasets.sources.base import SourceItem, stem_of
+from diptych.datasets.sources.base import NETWORK_READERS, SourceItem, stem_of
 from diptych.datasets.sources.folder import read_file, stamp_of
-from diptych.datasets.sources.rows import read_rows, refuse_source
+from diptych.datasets.sources.rows import Row, only, read_rows, refuse_source
 from diptych.datasets.sources.web import FetchConfig, fetch
 from diptych.errors import ImageInvalid
 from diptych.storage.partial import sweep_partials, write_whole
@@ -25,9 +25,12 @@ class Table:
     """A table, and the files and web servers that it points at."""
 
     is_patchy = True
+    num_readers = NETWORK_READERS
 
-    def __init__(self, spec: TableSource, *, places: Places, note: Note) -> None:
-        self._spec, self._places, self._note = spec, places, note
+    def __init__(
+        self, spec: TableSource, *, places: Places, note: Note, columns: Collection[str] = ()
+    ) -> None:
+        self._spec, self._places, self._note, self._columns = spec, places, note, columns
         self._table = Path(spec.path)
         self._base = Path(spec.base) if spec.base else self._table.parent
         self._cache = Path(spec.cache) if spec.cache else None
@@ -45,7 +48,8 @@ class Table:
             refuse_source(str(self._table), f"cannot be read: {error.strerror}")
         column = self._spec.image_column
         with stream:
-            for number, row in enumerate(read_rows(stream, name=self._table.name), start=1):
+            rows = read_rows(stream, name=self._table.name, columns={column, *self._columns})
+            for number, row in enumerate(rows, start=1):
                 if column not in row:
                     refuse_source(self._table.name, f"has no column {column!r}")
                 place = row[column]
@@ -74,16 +78,15 @@ class Table:
         """Read the file beside an image that is a file; a url has none."""
         if _is_url(item.place):
             return None
-        path = self._file(item.place)
         try:
-            with path.with_name(stem_of(path.name) + extension).open("rb") as stream:
+            with self._file(stem_of(item.place) + extension).open("rb") as stream:
                 return stream.read(limit)
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise ImageInvalid(item.place, f"its {extension}: {error.strerror}") from error
 
-    def _item(self, place: str, row: object) -> SourceItem:
-        assert isinstance(row, dict)
-        columns = {name: value for name, value in row.items() if name != self._spec.image_column}
+    def _item(self, place: str, row: Row) -> SourceItem:
         if _is_url(place):
             kept = self._kept(place)
             name = stem_of(urlsplit(place).path.lstrip("/"))
@@ -92,7 +95,7 @@ class Table:
             name, stamp = stem_of(place), None
             if self._is_inside(place):
                 stamp = stamp_of(self._base / place)
-        return SourceItem(place=place, name=name, stamp=stamp, row=columns)
+        return SourceItem(place=place, name=name, stamp=stamp, row=only(row, self._columns))
 
     def _file(self, place: str) -> Path:
         if not self._is_inside(place):

@@ -4,7 +4,7 @@ import glob
 import json
 import re
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -12,9 +12,14 @@ from typing import Final
 from diptych.datasets.findings import Note
 from diptych.datasets.places import Places
 from diptych.datasets.source_spec import WebDatasetSource
-from diptych.datasets.sources.base import MAX_IMAGE_BYTES, PICTURE_SUFFIXES, SourceItem
+from diptych.datasets.sources.base import (
+    DISK_READERS,
+    MAX_IMAGE_BYTES,
+    PICTURE_SUFFIXES,
+    SourceItem,
+)
 from diptych.datasets.sources.folder import stamp_of
-from diptych.datasets.sources.rows import refuse_source
+from diptych.datasets.sources.rows import only, refuse_source
 from diptych.errors import ImageInvalid, ObjectNotFound
 
 __all__ = ["WebDatasetTars"]
@@ -36,9 +41,12 @@ class WebDatasetTars:
     """One tar or several; a place is ``tar!start+size!member``."""
 
     is_patchy = False
+    num_readers = DISK_READERS
 
-    def __init__(self, spec: WebDatasetSource, *, places: Places, note: Note) -> None:
-        self._places, self._note = places, note
+    def __init__(
+        self, spec: WebDatasetSource, *, places: Places, note: Note, columns: Collection[str] = ()
+    ) -> None:
+        self._places, self._note, self._columns = places, note, columns
         self._pattern = Path(spec.path)
         self._root = self._pattern if self._pattern.is_dir() else _fixed_part(self._pattern)
         self._sides: dict[tuple[str, str], Mapping[str, _Extent]] = {}
@@ -123,7 +131,7 @@ class WebDatasetTars:
             samples.sides.setdefault(key, {})[extension] = extent
 
     def _row(self, tar: str, extent: _Extent | None, member: str) -> Mapping[str, object]:
-        if extent is None:
+        if extent is None or not self._columns:
             return {}
         if extent.size <= MAX_JSON_BYTES:
             try:
@@ -131,7 +139,7 @@ class WebDatasetTars:
             except ValueError:
                 row = None
             if isinstance(row, dict):
-                return row
+                return only(row, self._columns)
         self._note(
             "unreadable", f"{tar}!{member}", "its .json is no JSON object", action="reported"
         )
