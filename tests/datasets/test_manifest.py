@@ -85,6 +85,16 @@ def test_two_datasets_of_one_id_are_refused() -> None:
     ]
 
 
+@given(st.binary(max_size=40), st.integers(0, len(WRONG)), st.integers(0, 20))
+def test_whatever_a_file_holds_it_is_a_manifest_or_refused(
+    noise: bytes, place: int, num_cut: int
+) -> None:
+    data = WRONG.encode()[:place] + noise + WRONG.encode()[place + num_cut :]
+    for text in (data, noise):
+        with pytest.raises(DatasetInvalid):
+            parse_manifest(text, folder=Path("/data"))
+
+
 @pytest.mark.parametrize("text", ["[]", "7", "null", "{}", "datasets: 3"])
 def test_what_is_no_manifest_is_refused(text: str) -> None:
     assert len(refused(text)) == 1

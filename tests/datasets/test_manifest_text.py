@@ -79,6 +79,8 @@ def test_merged_keys_yield_to_a_mappings_own() -> None:
         (b"a: 1\nb: \xff", "manifest: line 2: byte 8 is not UTF-8"),
         (b" " * (MAX_TEXT_BYTES + 1), f"the limit is {MAX_TEXT_BYTES}"),
         ("&a [*a]", "deeper than"),
+        ("a: " + "1" * 5000, "is not what it claims"),
+        ("a: !!float x", "is not what it claims"),
         ("[" * 5000, "not YAML or JSON|nested too deep"),
     ],
 )

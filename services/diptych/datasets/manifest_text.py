@@ -82,6 +82,21 @@ def parse_text(data: bytes) -> PlainText:
         return plain
     if text.lstrip()[:1] in {"{", "["}:
         text = text.replace("\t", " ")  # JSON has raw tabs between values only, YAML takes none
+    try:
+        _read(text, plain)
+    except yaml.reader.ReaderError as error:
+        plain.lines[()] = text.count("\n", 0, error.position) + 1
+        plain.refuse((), f"character {error.character:#x} has no place in a text")
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        plain.lines[()] = mark.line + 1 if mark else 1
+        plain.refuse((), f"not YAML or JSON: {getattr(error, 'problem', None) or error}")
+    except RecursionError:
+        plain.refuse((), "values are nested too deep")
+    return plain
+
+
+def _read(text: str, plain: PlainText) -> None:
     loader = _Loader(text)
     try:
         node = loader.get_single_node()
@@ -89,15 +104,8 @@ def parse_text(data: bytes) -> PlainText:
             plain.refuse((), "the file is empty")
         else:
             plain.value = _Reader(loader, plain).value(node, ())
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        plain.lines[()] = mark.line + 1 if mark else 1
-        plain.refuse((), f"not YAML or JSON: {getattr(error, 'problem', None) or error}")
-    except RecursionError:
-        plain.refuse((), "values are nested too deep")
     finally:
         loader.dispose()
-    return plain
 
 
 def field_name(path: Path) -> str:
@@ -158,7 +166,11 @@ class _Reader:
                 yield key, value, False
 
     def _scalar(self, node: yaml.Node, path: Path) -> Any:  # noqa: ANN401
-        value = self._loader.construct_object(node)
+        try:
+            value = self._loader.construct_object(node)
+        except (ValueError, OverflowError) as error:
+            self._plain.refuse(path, f"{node.value:.40} is not what it claims: {error!s:.80}")
+            return None
         if isinstance(value, float) and not math.isfinite(value):
             self._plain.refuse(path, f"{node.value:.40} is not a finite number")
             return 0.0
