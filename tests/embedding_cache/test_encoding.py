@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,9 +15,11 @@ from safetensors.torch import load_file, save_file
 
 from diptych.datasets.pictures import prepare
 from diptych.digest import Digest
-from diptych.embedding_cache.encoding import Encoders, EncodingConfig, ImageWork, shape_of
+from diptych.embedding_cache.batching import Batcher
+from diptych.embedding_cache.encoding import Encoders, EncodingConfig, ImageWork, Work, shape_of
 from diptych.embeddings.entry import read_entry
 from diptych.embeddings.key import Preprocessing
+from diptych.embeddings.memory import MemoryTier
 from diptych.errors import EmbeddingInvalid, InvalidRequest, OutOfDeviceMemory, PromptTooLong
 from diptych.models.autoencoder import Autoencoder
 from diptych.models.embedding_values import from_entry
@@ -133,6 +136,29 @@ def test_both_stages_have_the_same_keys_and_entries(experts: Experts, encoders: 
     assert refiner.prompt_record("a").key() == encoders.prompt_record("a").key()
     assert work(refiner).record.key() == work(encoders).record.key()
     assert refiner.encode([work(refiner)]) == encoders.encode([work(encoders)])
+
+
+def run_stage(encoders: Encoders, entries: MemoryTier) -> int:
+    """Obtain what a stage of a fine-tune needs, and return how many embeddings that encoded."""
+    sizes: list[int] = []
+    observer = SimpleNamespace(on_batch=lambda *, size, **_: sizes.append(size))
+    batcher: Batcher[Work] = Batcher(
+        encoders.encode, shape_of=shape_of, entries=entries, observer=observer
+    )
+    images = [work(encoders, seed) for seed in range(2)]
+    prompts = [encoders.prompt_record(prompt) for prompt in PROMPTS]
+    futures = [batcher.submit(image.record.key(), image) for image in images]
+    futures += [batcher.submit(prompt.key(), prompt) for prompt in prompts]
+    assert all(future.result(60.0) for future in futures)
+    batcher.close()
+    return sum(sizes)
+
+
+def test_stage_two_encodes_nothing_that_stage_one_did(experts: Experts, encoders: Encoders) -> None:
+    assert experts.refiner is not None
+    entries = MemoryTier(1 << 26)
+    assert run_stage(encoders, entries) == 2 + len(PROMPTS)
+    assert run_stage(Encoders(experts.refiner), entries) == 0
 
 
 @pytest.mark.parametrize("part", ["vae", "text_encoder", "text_encoder_2"])

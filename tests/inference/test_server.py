@@ -129,6 +129,24 @@ def test_metrics_count_calls_and_images(start: Start) -> None:
     assert counted(server, 'diptych_images_total{format="png"} 1.0')
 
 
+def test_what_the_engine_called_is_ended_after_it(engine: FakeEngine, hosted: Hosted) -> None:
+    was_stopped: list[bool] = []
+
+    def load(*_: object) -> Loaded:
+        return Loaded(
+            engine=engine,
+            hosted=hosted,
+            catalog=FakeCatalog(),
+            num_slots=4,
+            close=lambda: was_stopped.append(engine.stopped.is_set()),
+        )
+
+    server = BackgroundServer(settings(), load)
+    server.start(timeout_s=30.0)
+    server.stop()
+    assert was_stopped == [True]
+
+
 def test_metrics_count_errors_by_reason(start: Start) -> None:
     server = start()
     with client_of(server) as client, pytest.raises(InvalidRequest):

@@ -40,8 +40,12 @@ def test_decodes_the_pictures_diffusers_decodes(
     latents = random_latents()
     with torch.inference_mode():
         raw = pipeline.vae.decode(latents / pipeline.vae.config.scaling_factor).sample
-    expected = pipeline.image_processor.postprocess(raw, output_type="pil")
-    assert np.array_equal(base.vae.decode(latents), np.stack([np.asarray(i) for i in expected]))
+    images = pipeline.image_processor.postprocess(raw, output_type="pil")
+    expected = np.stack([np.asarray(image) for image in images]).astype(int)
+    apart = np.abs(base.vae.decode(latents) - expected)
+    # Another number of threads is another order of sums, which a rounding edge can show.
+    assert apart.max() <= 1
+    assert (apart == 0).mean() >= 0.999
 
 
 def test_encodes_the_latents_diffusers_encodes(
