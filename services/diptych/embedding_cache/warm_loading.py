@@ -9,6 +9,7 @@ import torch
 from prometheus_client import CollectorRegistry
 
 from diptych.embedding_cache.batching import BatchConfig
+from diptych.embedding_cache.claims import NoClaims
 from diptych.embedding_cache.encoding import Encoders
 from diptych.embedding_cache.host import Device, StageEncoders
 from diptych.embedding_cache.loading import load_encoders
@@ -22,7 +23,7 @@ from diptych.embedding_cache.warm import WarmConfig, Warmer
 from diptych.embedding_cache.warm_serving import claims_of
 from diptych.telemetry.cache_metrics import CacheMetrics
 
-__all__ = ["devices_of", "encoders_here", "warming_here"]
+__all__ = ["devices_of", "encoders_here", "warming_here", "warming_on_ray"]
 
 MAX_WAITING: Final = 1024
 """Works that wait for a device; the engine hands over fewer."""
@@ -86,3 +87,37 @@ def devices_of(settings: Settings) -> tuple[str, ...]:
     if name != "auto" or not torch.cuda.is_available():
         return (name,)
     return tuple(f"cuda:{number}" for number in range(torch.cuda.device_count()))
+
+
+@contextmanager
+def warming_on_ray(
+    settings: Settings, config: WarmConfig, *, address: str | None = None
+) -> Iterator[Warmer]:
+    """Give what warms up on a Ray cluster; here only keys are computed.
+
+    Raises:
+        ExtraMissing: Ray is not installed.
+        SourceUnavailable: There is no cluster.
+        DiptychError: The settings name what cannot be loaded or opened.
+    """
+    from diptych.embedding_cache.ray_engine import RayEngine, connect_ray  # noqa: PLC0415 - extra
+
+    has_gpus = connect_ray(address)
+    there = _on_cluster(settings, has_gpus=has_gpus)
+    here = there.model_copy(update={"cache": there.cache.model_copy(update={"device": "cpu"})})
+    with encoders_here(here) as encodings, stores_here(settings) as stores:
+        yield Warmer(
+            encodings,
+            store_of=stores.of,
+            claims_of=lambda *_: NoClaims(),
+            engine_of=partial(RayEngine, settings=there, packs=store_config(settings)),
+            config=config,
+        )
+
+
+def _on_cluster(settings: Settings, *, has_gpus: bool) -> Settings:
+    """Return how the cluster's actors load encoders: in the numbers that keys are computed for."""
+    own = settings.cache
+    dtype = ("bfloat16" if has_gpus else "float32") if own.dtype == "auto" else own.dtype
+    changed = {"device": "cuda" if has_gpus else "cpu", "dtype": dtype, "dir": own.dir}
+    return settings.model_copy(update={"cache": own.model_copy(update=changed)})
