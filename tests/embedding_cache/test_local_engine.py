@@ -2,23 +2,39 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from diptych.embedding_cache.ports import Stage
-from diptych.errors import ImageInvalid, QueueFull, StoreFull
+from diptych.digest import Digest
+from diptych.embedding_cache.claims import NoClaims
+from diptych.embedding_cache.local_engine import EngineConfig, LocalEngine, problem_of
+from diptych.embedding_cache.needs import Need
+from diptych.embedding_cache.ports import PromptWish, Stage, WarmStore
+from diptych.embedding_cache.tally import Tally
+from diptych.embeddings.key import Preprocessing, PromptRecord
+from diptych.errors import (
+    EmbeddingInvalid,
+    ImageInvalid,
+    QueueFull,
+    RequestCancelled,
+    StoreFull,
+)
 from support.warming import (
     SHARD,
     HashEncoding,
     Noted,
     a_dataset,
+    a_store,
     a_warmer,
     encodes,
     entry_of,
+    needs_in,
     packed,
+    warmed,
 )
 
 WARMING = Path(__file__).parents[1] / "support" / "warming.py"
@@ -81,6 +97,12 @@ def share(home: Path, *, num_processes: int, num_killed: int, num_images: int) -
 def check(home: Path, needed: set[str], *, num_killed: int) -> None:
     """Check that every entry is there once, as a fresh encode has it, and what was made twice."""
     assert packed(home) == dict.fromkeys(needed, 1)
+    manifest = (home / "manifest.yaml").read_text()
+    records = [one.record for one in needs_in(home, manifest, {Stage.BASE: HashEncoding()}).needs]
+    with a_store(home) as store:
+        kept = {one.key().hex: store.tiers.get(one.key(), kind="any") for one in records}
+    assert kept == {one.key().hex: entry_of(one) for one in records}
+    assert kept.keys() == needed
     counts = encodes(home / "notes")
     assert max(counts.values()) <= 2
     assert counts.total() - len(counts) <= num_killed * NUM_IN_HAND
@@ -104,13 +126,120 @@ def test_killed_warm_up_goes_on_where_it_stopped(tmp_path: Path) -> None:
     before = packed(tmp_path)
     encodings = {Stage.BASE: Noted(HashEncoding(), tmp_path / "notes")}
     with a_warmer(tmp_path, encodings) as (warmer, _):
-        outcome = warmer.warm(
-            manifest.read_text(),
-            [Stage.BASE],
-            tenant="default",
-            go_on=lambda: None,
-            progress=lambda *_: None,
-        )
+        outcome = warmed(warmer, manifest.read_text())
     assert outcome.num_present == len(before) >= outcome.num_total // 2
     assert outcome.num_encoded == outcome.num_total - len(before)
     check(tmp_path, set(encodes(tmp_path / "notes")), num_killed=1)
+
+
+class Refusing(HashEncoding):
+    """Refuses every other work because too much waits, and one text for good."""
+
+    def __init__(self, bad: str = "") -> None:
+        super().__init__()
+        self.num_asked = 0
+        self.bad = bad
+
+    def encode_prompt(self, record: PromptRecord) -> Future[bytes]:
+        self.num_asked += 1
+        if self.num_asked % 2:
+            raise QueueFull(waiting=1, limit=1, retry_after_s=0.001)
+        if record.text == self.bad:
+            return self.thread.submit(self._refuse)
+        return super().encode_prompt(record)
+
+    def _refuse(self) -> bytes:
+        raise EmbeddingInvalid("it is not finite")
+
+
+class FullStore:
+    """Holds nothing and has no room."""
+
+    def locate(self, keys: Sequence[Digest]) -> dict[Digest, str]:
+        del keys
+        return {}
+
+    def count(self, tier: str | None, *, kind: str) -> None:
+        pass
+
+    def write(self, key: Digest, value: bytes) -> bool:
+        del key, value
+        return True
+
+    def flush(self) -> None:
+        raise StoreFull(location="here", size_bytes=1)
+
+    def refresh(self) -> None:
+        pass
+
+    def hold(self, name: str, keys: Sequence[Digest]) -> None:
+        pass
+
+
+class NoImages:
+    def read(self, need: Need) -> bytes:
+        raise ImageInvalid(need.dataset, "is no picture")
+
+    def name(self, need: Need) -> str:
+        return need.key.hex
+
+
+def some_needs(num_texts: int, encoding: HashEncoding) -> list[Need]:
+    records = [encoding.prompt_record(PromptWish(text=f"text {n}")) for n in range(num_texts)]
+    return [Need(key=one.key(), record=one, stage=Stage.BASE, dataset="one") for one in records]
+
+
+def run(encoding: HashEncoding, store: WarmStore, needs: Sequence[Need]) -> Tally:
+    tally = Tally(len(needs), lambda *_: None)
+    engine = LocalEngine({Stage.BASE: encoding}, store, config=EngineConfig(shard_entries=SHARD))
+    engine.encode(needs, images=NoImages(), claims=NoClaims(), tally=tally, go_on=lambda: None)
+    return tally
+
+
+def test_device_that_has_no_room_is_asked_again(tmp_path: Path) -> None:
+    encoding = Refusing()
+    with a_store(tmp_path) as store:
+        assert run(encoding, store, some_needs(9, encoding)).num_encoded == 9
+
+
+def test_what_cannot_be_encoded_is_a_finding_and_its_neighbours_are_made(tmp_path: Path) -> None:
+    encoding = Refusing(bad="text 3")
+    needs = some_needs(9, encoding)
+    with a_store(tmp_path) as store:
+        tally = run(encoding, store, needs)
+    assert tally.num_encoded == 8
+    assert tally.failures == [(needs[3].key.hex, problem_of(EmbeddingInvalid("it is not finite")))]
+
+
+def test_image_that_cannot_be_read_is_a_finding(tmp_path: Path) -> None:
+    encoding = HashEncoding()
+    square = Preprocessing(resized=(64, 64), crop=(0, 0, 64, 64))
+    record = encoding.image_record(Digest.of_bytes(b"image"), square)
+    image = Need(key=record.key(), record=record, stage=Stage.BASE, dataset="one", place=0)
+    with a_store(tmp_path) as store:
+        tally = run(encoding, store, [*some_needs(2, encoding), image])
+    assert (tally.num_encoded, tally.failures) == (2, [(image.key.hex, "is no picture")])
+
+
+def test_store_without_room_ends_the_warm_up() -> None:
+    encoding = HashEncoding()
+    with pytest.raises(StoreFull):
+        run(encoding, FullStore(), some_needs(9, encoding))
+
+
+def test_caller_who_has_gone_ends_the_warm_up(tmp_path: Path) -> None:
+    encoding = HashEncoding()
+    needs = some_needs(9, encoding)
+
+    def gone() -> None:
+        raise RequestCancelled("warm-up")
+
+    with a_store(tmp_path) as store, pytest.raises(RequestCancelled):
+        LocalEngine({Stage.BASE: encoding}, store).encode(
+            needs,
+            images=NoImages(),
+            claims=NoClaims(),
+            tally=Tally(len(needs), lambda *_: None),
+            go_on=gone,
+        )
+    assert packed(tmp_path) == {}

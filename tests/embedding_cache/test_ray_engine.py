@@ -1,22 +1,21 @@
 """The Ray pipeline, on a Ray of this machine with two workers: the local engine's bytes."""
 
-import builtins
 import logging
+import sys
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
+import ray
 import torch
 
-from diptych.datasets.manifest import parse_manifest
-from diptych.embedding_cache.ports import Stage, WarmOutcome
-from diptych.embedding_cache.ray_engine import RayEngine, connect_ray
-from diptych.embedding_cache.settings import Settings
+from diptych.digest import Digest
+from diptych.embedding_cache.ports import Stage
+from diptych.embedding_cache.ray_engine import connect_ray
 from diptych.embedding_cache.warm import WarmConfig
 from diptych.embedding_cache.warm_loading import warming_here, warming_on_ray
 from diptych.errors import ExtraMissing
-from support.warming import a_dataset, packed, settings_in
+from support.warming import a_dataset, a_store, packed, settings_in
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -30,9 +29,12 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def ray_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Run a Ray with two workers; it ends with the test."""
-    import ray
+    """Run a Ray with two workers; it ends with the test.
 
+    Its workers compute with one thread each, and sums depend on how many there are.
+    """
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "services"))
     ray.init(
@@ -45,25 +47,35 @@ def ray_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     )
     yield
     ray.shutdown()
+    torch.set_num_threads(num_threads)
 
 
-def test_ray_writes_what_the_local_engine_writes(ray_cluster: None, tmp_path: Path) -> None:
+def kept(home: Path) -> dict[str, bytes | None]:
+    """Return every embedding below ``home``, by its key; each is there once."""
+    found = packed(home)
+    assert set(found.values()) == {1}
+    with a_store(home) as store:
+        return {key: store.tiers.get(Digest(hex=key), kind="any") for key in found}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.usefixtures("ray_cluster")
+def test_ray_writes_what_the_local_engine_writes(tmp_path: Path) -> None:
     manifest = a_dataset(tmp_path, 6)
     (tmp_path / "in" / "cut.png").write_bytes((tmp_path / "in" / "p1.png").read_bytes()[:900])
     (tmp_path / "in" / "cut.txt").write_text("cut short")
-    config = WarmConfig(folder=tmp_path)
+    stages = [Stage.BASE, Stage.REFINER]
+    warm = {"tenant": "default", "go_on": lambda: None, "progress": lambda *_: None}
     outcomes = []
-    for engine, name in ((warming_here, "here"), (warming_on_ray, "ray")):
-        with engine(settings_in(tmp_path / name), config) as warmer:
-            outcomes.append(
-                warmer.warm(
-                    manifest,
-                    [Stage.BASE, Stage.REFINER],
-                    tenant="default",
-                    go_on=lambda: None,
-                    progress=lambda *_: None,
-                )
-            )
-    print(outcomes)
+    for engine, name in ((warming_here, "here"), (warming_on_ray, "ray"), (warming_on_ray, "ray")):
+        with engine(settings_in(tmp_path / name), WarmConfig(folder=tmp_path)) as warmer:
+            outcomes.append(warmer.warm(manifest, stages, **warm))
     assert outcomes[0] == outcomes[1]
-    assert packed(tmp_path / "here") == packed(tmp_path / "ray")
+    assert (outcomes[2].num_present, outcomes[2].num_encoded) == (outcomes[0].num_encoded, 0)
+    assert kept(tmp_path / "here") == kept(tmp_path / "ray")
+
+
+def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ExtraMissing, match="ray"):
+        connect_ray()

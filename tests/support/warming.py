@@ -15,14 +15,18 @@ from functools import partial
 from pathlib import Path
 from threading import Event
 
+from diptych.datasets.expansion import Expansion
+from diptych.datasets.manifest import parse_manifest
+from diptych.datasets.plan import make_plans
 from diptych.digest import Digest
 from diptych.embedding_cache.claims import open_claims
 from diptych.embedding_cache.local_engine import EngineConfig, LocalEngine
-from diptych.embedding_cache.needs import NeedsConfig
+from diptych.embedding_cache.needs import Needs, NeedsConfig, list_needs
 from diptych.embedding_cache.places import store_config
-from diptych.embedding_cache.ports import Encoding, PromptWish, Stage
+from diptych.embedding_cache.ports import Encoding, PromptWish, Stage, WarmOutcome
 from diptych.embedding_cache.settings import CacheSettings, Settings
 from diptych.embedding_cache.stores import TenantStore, TenantStores
+from diptych.embedding_cache.tally import Progress
 from diptych.embedding_cache.warm import WarmConfig, Warmer
 from diptych.embeddings.entry import Entry, TensorValue, write_entry
 from diptych.embeddings.key import EncoderIdentity, ImageRecord, Preprocessing, PromptRecord
@@ -35,11 +39,14 @@ __all__ = [
     "HashEncoding",
     "Noted",
     "a_dataset",
+    "a_store",
     "a_warmer",
     "encodes",
     "entry_of",
+    "needs_in",
     "packed",
     "settings_in",
+    "warmed",
 ]
 
 SHARD = 4
@@ -151,18 +158,47 @@ def a_warmer(
 ) -> Iterator[tuple[Warmer, TenantStore]]:
     """Give a warmer over real packs below ``home``, and the store of its tenant."""
     config = store_config(settings_in(home))
-    stores = TenantStores(config, lambda **_: None)
-    yield (
-        Warmer(
-            encodings,
-            store_of=stores.of,
-            claims_of=lambda _, dataset: open_claims(config, dataset),
-            engine_of=partial(LocalEngine, encodings, config=EngineConfig(shard_entries=SHARD)),
-            config=WarmConfig(folder=folder or home, needs=needs or NeedsConfig()),
-        ),
-        stores.of("default"),
-    )
+    with a_store(home) as store:
+        yield (
+            Warmer(
+                encodings,
+                store_of=lambda _: store,
+                claims_of=lambda _, dataset: open_claims(config, dataset),
+                engine_of=partial(LocalEngine, encodings, config=EngineConfig(shard_entries=SHARD)),
+                config=WarmConfig(folder=folder or home, needs=needs or NeedsConfig()),
+            ),
+            store,
+        )
+
+
+@contextmanager
+def a_store(home: Path) -> Iterator[TenantStore]:
+    """Give the default tenant's store below ``home``."""
+    stores = TenantStores(store_config(settings_in(home)), lambda **_: None)
+    yield stores.of("default")
     stores.close()
+
+
+def warmed(
+    warmer: Warmer, manifest: str, *stages: Stage, progress: Progress = lambda *_: None
+) -> WarmOutcome:
+    """Warm up for the default tenant; for the base unless stages are given."""
+    return warmer.warm(
+        manifest, stages or [Stage.BASE], tenant="default", go_on=lambda: None, progress=progress
+    )
+
+
+def needs_in(
+    folder: Path,
+    manifest: str,
+    encodings: Mapping[Stage, Encoding],
+    config: NeedsConfig | None = None,
+) -> Needs:
+    """Return what a manifest's dataset needs."""
+    config = config or NeedsConfig()
+    index = Expansion().index(parse_manifest(manifest.encode(), folder=folder))
+    plans = make_plans(index, batch_size=config.batch_size)
+    return list_needs(plans.values(), encodings, config)
 
 
 def encodes(notes: Path) -> Counter[str]:
@@ -195,9 +231,7 @@ def main(home: Path, notes: Path, pause_s: float, manifest: str) -> None:
         sys.stdout.write("ready\n")
         sys.stdout.flush()
         sys.stdin.readline()
-        outcome = warmer.warm(
-            manifest, [Stage.BASE], tenant="default", go_on=lambda: None, progress=tell
-        )
+        outcome = warmed(warmer, manifest, progress=tell)
     tell(outcome.num_present + outcome.num_encoded, outcome.num_total, outcome.num_encoded, 0)
 
 

@@ -181,9 +181,7 @@ class _Work:
         """Encode and write; no more than ``num_ahead`` images are in memory at once."""
         config, num_made = self._run.config, 0
         waiting: deque[tuple[Need, Future[bytes]]] = deque()
-        found = read_ahead(
-            needs, self._fetched, pool=self._run.readers, num_ahead=config.num_ahead
-        )
+        found = read_ahead(needs, self._fetched, pool=self._run.readers, num_ahead=config.num_ahead)
         for need, data in found:
             self._go_on()
             if isinstance(data, Exception):

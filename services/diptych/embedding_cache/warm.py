@@ -92,6 +92,11 @@ class Warmer:
         self._encodings, self._config = encodings, config
         self._store_of, self._claims_of, self._engine_of = store_of, claims_of, engine_of
 
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """Return the stages that there are encoders of."""
+        return tuple(self._encodings)
+
     def warm(
         self,
         manifest: str,

@@ -102,6 +102,7 @@ def warming_on_ray(
     """
     from diptych.embedding_cache.ray_engine import RayEngine, connect_ray  # noqa: PLC0415 - extra
 
+    settings = _absolute(settings)
     has_gpus = connect_ray(address)
     there = _on_cluster(settings, has_gpus=has_gpus)
     here = there.model_copy(update={"cache": there.cache.model_copy(update={"device": "cpu"})})
@@ -119,5 +120,13 @@ def _on_cluster(settings: Settings, *, has_gpus: bool) -> Settings:
     """Return how the cluster's actors load encoders: in the numbers that keys are computed for."""
     own = settings.cache
     dtype = ("bfloat16" if has_gpus else "float32") if own.dtype == "auto" else own.dtype
-    changed = {"device": "cuda" if has_gpus else "cpu", "dtype": dtype, "dir": own.dir}
+    changed = {"device": "cuda" if has_gpus else "cpu", "dtype": dtype}
     return settings.model_copy(update={"cache": own.model_copy(update=changed)})
+
+
+def _absolute(settings: Settings) -> Settings:
+    """Return settings that mean the same in another process's folder."""
+    own = settings.cache
+    folder = None if own.dir is None else own.dir.absolute()
+    cache = own.model_copy(update={"dir": folder})
+    return settings.model_copy(update={"home": settings.home.absolute(), "cache": cache})
