@@ -1,4 +1,4 @@
-"""A server warms up for callers: only with data that its settings allow, and with one encode each."""
+"""A server warms up for callers, with no data but what its settings allow."""
 
 import urllib.request
 from collections.abc import Iterator
@@ -40,7 +40,8 @@ def client(server: BackgroundCache) -> Iterator[EmbeddingCacheClient]:
 
 def metrics(server: BackgroundCache, name: str) -> float:
     """Return the sum of a metric's samples."""
-    with urllib.request.urlopen(f"http://{server.metrics_address}/metrics") as answer:
+    url = f"http://127.0.0.1:{server.ports.metrics_port}/metrics"
+    with urllib.request.urlopen(url) as answer:
         lines = answer.read().decode().splitlines()
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
 
@@ -77,9 +78,9 @@ def test_manifest_does_not_lead_out_of_the_folder(client: EmbeddingCacheClient) 
 def test_bucket_and_hub_are_refused_unless_the_settings_name_them(
     client: EmbeddingCacheClient,
 ) -> None:
-    for source in ("{type: s3, bucket: b, prefix: p}", "{type: huggingface, dataset: a/b}"):
+    for source in ("type: s3, bucket: some-bucket, prefix: p", "type: huggingface, dataset: a/b"):
         with pytest.raises(DatasetInvalid, match="may not be read here"):
-            client.warm("datasets: [{id: one, source: %s}]" % source)
+            client.warm(f"datasets: [{{id: one, source: {{{source}}}}}]")
 
 
 def test_images_that_cannot_be_used_are_named(client: EmbeddingCacheClient, data: Path) -> None:

@@ -10,7 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -41,6 +41,7 @@ __all__ = [
     "a_dataset",
     "a_store",
     "a_warmer",
+    "encoders_of",
     "encodes",
     "entry_of",
     "needs_in",
@@ -219,27 +220,38 @@ def packed(home: Path) -> Counter[str]:
     return found
 
 
-def main(home: Path, notes: Path, pause_s: float, manifest: str) -> None:
+def main(home: Path, notes: Path, encoder: str, manifest: str) -> None:
     """Warm up as one of several processes."""
-    encodings = {Stage.BASE: Noted(HashEncoding(pause_s=pause_s), notes)}
-
-    def tell(*counts: int) -> None:
-        sys.stdout.write(" ".join(map(str, counts)) + "\n")
-        sys.stdout.flush()
-
-    with a_warmer(home, encodings) as (warmer, _):
-        sys.stdout.write("ready\n")
-        sys.stdout.flush()
+    with ExitStack() as stack:
+        encodings = stack.enter_context(encoders_of(home, encoder))
+        noted = {stage: Noted(one, notes) for stage, one in encodings.items()}
+        warmer, _ = stack.enter_context(a_warmer(home, noted))
+        _tell("ready")
         sys.stdin.readline()
-        outcome = warmed(warmer, manifest, progress=tell)
-    tell(outcome.num_present + outcome.num_encoded, outcome.num_total, outcome.num_encoded, 0)
+        warmed(warmer, manifest, progress=_tell)
 
 
-def arguments(found: Sequence[str]) -> tuple[Path, Path, float, str]:
-    """Return what a command line says."""
-    home, notes, pause_s, manifest = found
-    return Path(home), Path(notes), float(pause_s), Path(manifest).read_text()
+@contextmanager
+def encoders_of(home: Path, encoder: str) -> Iterator[Mapping[Stage, Encoding]]:
+    """Give the base's encoders: the nano pair's, or ``hash``."""
+    if encoder == "nano":
+        from diptych.embedding_cache.warm_loading import encoders_here  # noqa: PLC0415 - torch
+
+        with encoders_here(settings_in(home)) as encodings:
+            yield encodings
+    else:
+        yield {Stage.BASE: HashEncoding(pause_s=0.01)}
+
+
+def _tell(*words: object) -> None:
+    sys.stdout.write(" ".join(map(str, words)) + "\n")
+    sys.stdout.flush()
+
+
+def _arguments(found: Sequence[str]) -> tuple[Path, Path, str, str]:
+    home, notes, encoder, manifest = found
+    return Path(home), Path(notes), encoder, Path(manifest).read_text()
 
 
 if __name__ == "__main__":
-    main(*arguments(sys.argv[1:]))
+    main(*_arguments(sys.argv[1:]))
