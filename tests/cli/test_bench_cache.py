@@ -1,7 +1,12 @@
 """``diptych bench cache`` prints what it measured."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+
+from typer.testing import Result
+
+Invoke = Callable[..., Result]
 
 
 def test_keeping_embeddings_is_measured_and_written_as_json(invoke: Invoke, tmp_path: Path) -> None:
