@@ -13,6 +13,7 @@ Reason = Literal[
     "animated",
     "aspect_outside",
     "bucket_filled",
+    "bucket_merged",
     "caption_has_bom",
     "caption_missing",
     "caption_not_utf8",
@@ -47,6 +48,7 @@ Reason = Literal[
 _ACTION_OF: Final[Mapping[Reason, Action]] = {
     "animated": "reported",
     "bucket_filled": "repeated",
+    "bucket_merged": "cropped",
     "caption_has_bom": "reported",
     "cut_by_crop": "cropped",
     "damaged": "reported",

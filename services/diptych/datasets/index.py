@@ -112,6 +112,10 @@ class DatasetIndex:
         """Yield each."""
         return (self[place] for place in range(len(self)))
 
+    def where(self, place: int) -> str:
+        """Return where one image lies in its source."""
+        return self._places[place]
+
     def image(self, place: int) -> Digest:
         """Return the digest of one image's bytes."""
         return Digest(hex=self._images[place * _DIGEST_BYTES : (place + 1) * _DIGEST_BYTES].hex())
