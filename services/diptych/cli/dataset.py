@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from diptych.cli.dataset_import import import_simpletuner
 from diptych.cli.options import AsJson
 from diptych.cli.report import EXIT_FAILED, Report, reporting
 
@@ -33,6 +34,9 @@ _BUCKET_COLUMNS: Final = ("cropped", "enlarged", "merged", "filled")
 FileArgument = Annotated[
     Path, typer.Argument(metavar="FILE", help="A manifest, YAML or JSON.", show_default=False)
 ]
+
+
+app.command("import-simpletuner")(import_simpletuner)
 
 
 @app.callback()
