@@ -43,6 +43,7 @@ def test_a_person_sees_sets_and_findings(manifest: Path, invoke: Invoke) -> None
     assert "cats skipped: image invalid (1)" in result.stdout
     assert "cut.png" in result.stdout
     assert "held reported: damaged (1)" in result.stdout
+    assert result.stdout.index("cats skipped") < result.stdout.index("cats cropped")
 
 
 def test_a_program_sees_everything(manifest: Path, invoke_json: InvokeJson) -> None:

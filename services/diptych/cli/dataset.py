@@ -29,6 +29,7 @@ app = typer.Typer(no_args_is_help=True, help="Manifests of images to train on.")
 NUM_SHOWN: Final = 10
 """Findings of one reason that a person sees unless all are asked for."""
 MEGAPIXEL: Final = 10**6
+_SHOWN_FIRST: Final = ("skipped", "reported", "upscaled", "cropped", "repeated")
 _BUCKET_COLUMNS: Final = ("cropped", "enlarged", "merged", "filled")
 
 FileArgument = Annotated[
@@ -153,7 +154,7 @@ def _buckets(plan: "Plan") -> list[dict[str, Any]]:
 def _show_findings(report: Report, findings: "Findings", *, show_all: bool) -> None:
     shown: Counter[tuple[str, str, str]] = Counter()
     counts = findings.counts()
-    for one in sorted(findings, key=_kind_of):
+    for one in sorted(findings, key=_shown_at):
         kind = _kind_of(one)
         if not shown[kind]:
             reason = one.reason.replace("_", " ")
@@ -163,6 +164,10 @@ def _show_findings(report: Report, findings: "Findings", *, show_all: bool) -> N
             report.say(f"  {escape(one.place)}  [dim]{escape(one.detail)}[/]")
         elif shown[kind] == NUM_SHOWN + 1:
             report.say(f"  [dim]and {counts[kind] - NUM_SHOWN} more; --all shows them[/]")
+
+
+def _shown_at(one: "Finding") -> tuple[str, int, str]:
+    return one.dataset, _SHOWN_FIRST.index(one.action), one.reason
 
 
 def _kind_of(one: "Finding") -> Any:  # noqa: ANN401 - a key of Findings.counts
