@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from diptych import __version__
-from diptych.cli import adapters, bench, cache, models, nano, serve
+from diptych.cli import adapters, bench, cache, dataset, models, nano, serve
 from diptych.cli.demo import demo
 from diptych.cli.generate import generate
 from diptych.cli.refine import refine
@@ -51,6 +51,7 @@ app.add_typer(serve.app, name="serve", rich_help_panel=_SERVE)
 app.add_typer(adapters.app, name="adapters", rich_help_panel=_MODELS)
 app.add_typer(cache.app, name="cache", rich_help_panel=_MODELS)
 app.add_typer(models.app, name="models", rich_help_panel=_MODELS)
+app.add_typer(dataset.app, name="dataset", rich_help_panel=_MODELS)
 app.add_typer(nano.app, name="nano", rich_help_panel=_MODELS)
 app.add_typer(bench.app, name="bench", rich_help_panel=_MODELS)
 
