@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typing_extensions import override
 
 from diptych.embedding_cache.claims import (
     Claims,
@@ -44,6 +45,7 @@ class Clock:
 
 
 class SilentRefs(MemoryRefs):
+    @override
     def read(self, key: str) -> Ref | None:
         raise SourceUnavailable("refs", f"nothing says what {key} is")
 

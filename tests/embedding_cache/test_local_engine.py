@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from typing_extensions import override
 
 from diptych.digest import Digest
 from diptych.embedding_cache.claims import NoClaims
@@ -157,6 +158,7 @@ class Refusing(HashEncoding):
         self.num_asked = 0
         self.bad = bad
 
+    @override
     def encode_prompt(self, record: PromptRecord) -> Future[bytes]:
         self.num_asked += 1
         if self.num_asked % 2:

@@ -11,11 +11,11 @@ import torch
 
 from diptych.digest import Digest
 from diptych.embedding_cache.ports import Stage
-from diptych.embedding_cache.ray_engine import connect_ray
+from diptych.embedding_cache.ray_engine import ray_cluster
 from diptych.embedding_cache.warm import WarmConfig
 from diptych.embedding_cache.warm_loading import warming_here, warming_on_ray
 from diptych.errors import ExtraMissing
-from support.warming import a_dataset, a_store, packed, settings_in
+from support.warming import a_dataset, a_store, packed, settings_in, warmed
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def ray_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def two_workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Run a Ray with two workers; it ends with the test.
 
     Its workers compute with one thread each, and sums depend on how many there are.
@@ -59,17 +59,15 @@ def kept(home: Path) -> dict[str, bytes | None]:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("two_workers")
 def test_ray_writes_what_the_local_engine_writes(tmp_path: Path) -> None:
     manifest = a_dataset(tmp_path, 6)
     (tmp_path / "in" / "cut.png").write_bytes((tmp_path / "in" / "p1.png").read_bytes()[:900])
     (tmp_path / "in" / "cut.txt").write_text("cut short")
-    stages = [Stage.BASE, Stage.REFINER]
-    warm = {"tenant": "default", "go_on": lambda: None, "progress": lambda *_: None}
     outcomes = []
     for engine, name in ((warming_here, "here"), (warming_on_ray, "ray"), (warming_on_ray, "ray")):
         with engine(settings_in(tmp_path / name), WarmConfig(folder=tmp_path)) as warmer:
-            outcomes.append(warmer.warm(manifest, stages, **warm))
+            outcomes.append(warmed(warmer, manifest, Stage.BASE, Stage.REFINER))
     assert outcomes[0] == outcomes[1]
     assert (outcomes[2].num_present, outcomes[2].num_encoded) == (outcomes[0].num_encoded, 0)
     assert kept(tmp_path / "here") == kept(tmp_path / "ray")
@@ -77,5 +75,5 @@ def test_ray_writes_what_the_local_engine_writes(tmp_path: Path) -> None:
 
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ExtraMissing, match="ray"):
-        connect_ray()
+    with pytest.raises(ExtraMissing, match="ray"), ray_cluster():
+        pytest.fail("there is no Ray")

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from concurrent.futures import Future
 
+from typing_extensions import override
+
 from diptych.digest import Digest
 from diptych.embedding_cache.ports import PromptWish
 from diptych.embedding_cache.spread import Spread
@@ -19,11 +21,13 @@ class Held(HashEncoding):
         super().__init__()
         self.held: list[Future[bytes]] = []
 
+    @override
     def encode_prompt(self, record: PromptRecord) -> Future[bytes]:
         del record
         self.held.append(Future())
         return self.held[-1]
 
+    @override
     def encode_image(self, record: ImageRecord, data: bytes) -> Future[bytes]:
         del data
         return self.encode_prompt(record)  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 """Results come in order, and only so much is begun before it is asked for."""
 
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 
@@ -18,15 +19,14 @@ def test_results_come_in_order() -> None:
 def test_only_so_many_items_are_taken_before_they_are_needed() -> None:
     taken: list[int] = []
 
-    def items() -> object:
+    def items() -> Iterator[int]:
         for item in count():
             taken.append(item)
             yield item
 
     with ThreadPoolExecutor(2) as pool:
-        found = read_ahead(items(), lambda item: item, pool=pool, num_ahead=5)  # type: ignore[arg-type]
+        found = read_ahead(items(), lambda item: item, pool=pool, num_ahead=5)
         assert next(found) == 0
-        found.close()  # type: ignore[attr-defined]
     assert len(taken) == 5
 
 

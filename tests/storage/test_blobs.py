@@ -1,6 +1,7 @@
 """Every blob store keeps bytes whole, and its keys in its own folder or prefix."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import pytest
 
@@ -62,6 +63,17 @@ def test_finds_a_blobs_size(blobs: BlobStore) -> None:
     found = blobs.find("a")
     assert found is not None
     assert (found.key, found.size_bytes) == ("a", 3)
+
+
+def test_tells_when_a_blob_was_written(blobs: BlobStore) -> None:
+    blobs.put("a", [b"12"])
+    blobs.put("b", [b"12"])
+    first, second = blobs.listing("")
+    found = blobs.find("a")
+    assert found is not None
+    assert int(found.modified_s) == int(first.modified_s)
+    assert 0 <= second.modified_s - first.modified_s < 60
+    assert datetime.now(UTC).timestamp() - first.modified_s < 60
 
 
 def test_lists_what_has_the_prefix_in_order(blobs: BlobStore) -> None:

@@ -12,6 +12,7 @@ from diptych.cli.bench_adapters import (
     bench_adapter_parity,
     bench_adapters,
 )
+from diptych.cli.bench_cache import bench_cache
 from diptych.cli.embedded import need_extra
 from diptych.cli.measuring import Bar, JsonPath, counted, fail_unless, show
 from diptych.cli.report import Report, reporting
@@ -23,6 +24,7 @@ app = typer.Typer(no_args_is_help=True, help="Measure against diffusers, in one 
 app.command("adapters")(bench_adapters)
 app.command("adapter-parity")(bench_adapter_parity)
 app.command("adapter-churn")(bench_adapter_churn)
+app.command("cache")(bench_cache)
 
 
 @app.command("inference")

@@ -6,7 +6,8 @@ Whatever is read and written must be within every machine's reach.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, Final
@@ -39,7 +40,7 @@ from diptych.embeddings.tiers import StoreConfig, open_packs
 from diptych.errors import ExtraMissing, SourceUnavailable
 from diptych.telemetry.cache_metrics import CacheMetrics
 
-__all__ = ["RayEngine", "connect_ray"]
+__all__ = ["RayEngine", "ray_cluster"]
 
 _PACK_ENTRIES: Final = 64
 _Row = dict[str, Any]
@@ -58,7 +59,7 @@ class _Fetched:
 
 
 class RayEngine:
-    """Makes what is missing on the cluster that ``connect_ray`` found."""
+    """Makes what is missing on the cluster that ``ray_cluster`` joined."""
 
     def __init__(self, store: WarmStore, *, settings: Settings, packs: StoreConfig) -> None:
         """Set up.
@@ -107,10 +108,8 @@ class RayEngine:
 
         sources = {name: one.spec.source for name, one in images.datasets.items()}
         rows = [{"need": need, "entry": _entry(need, images)} for need in needs]
-        gpus, cpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("GPU", "CPU"))
+        gpus, cpus = _count("GPU"), _count("CPU")
         num_actors = gpus or max(1, cpus // 2)
-        # Tasks need a CPU too: an actor on the only one would wait for them for ever.
-        device = {"num_gpus": 1} if gpus else {"num_cpus": min(1, cpus - 1)}
         blocks = -(-len(rows) // _PACK_ENTRIES)
         actors = ray.data.ActorPoolStrategy(min_size=1, max_size=min(num_actors, blocks))
         return (
@@ -121,7 +120,9 @@ class RayEngine:
                 fn_constructor_args=(self._settings,),
                 batch_size=_PACK_ENTRIES,
                 compute=actors,
-                **device,
+                num_gpus=1 if gpus else None,
+                # Tasks need a CPU too: an actor on the only one would wait for them for ever.
+                num_cpus=None if gpus else min(1, cpus - 1),
             )
             .map_batches(partial(_written, config=self._packs), batch_size=_PACK_ENTRIES)
         )
@@ -164,8 +165,9 @@ class _Encode:
         }
 
 
-def connect_ray(address: str | None = None) -> bool:
-    """Join the Ray cluster at ``address``; return whether it has GPUs.
+@contextmanager
+def ray_cluster(address: str | None = None) -> Iterator[bool]:
+    """Join the Ray cluster at ``address`` for as long as this lasts; tell whether it has GPUs.
 
     Without an address it is the one that RAY_ADDRESS names, the one that runs on this machine, or
     a new one here; where this process has joined one already, that one.
@@ -178,20 +180,27 @@ def connect_ray(address: str | None = None) -> bool:
         import ray  # noqa: PLC0415 - an extra
     except ModuleNotFoundError as missing:
         raise ExtraMissing(extra="ray", needed_for="warming up on a Ray cluster") from missing
-    if not ray.is_initialized():
+    is_joined = ray.is_initialized()
+    if not is_joined:
         try:
-            ray.init(
-                address=address,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                configure_logging=False,
-            )
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise SourceUnavailable(f"Ray at {address or 'RAY_ADDRESS'}", str(error)) from error
     quiet = ray.data.DataContext.get_current()
     quiet.enable_progress_bars = False
     quiet.print_on_execution_start = False
-    return bool(ray.cluster_resources().get("GPU", 0))
+    try:
+        yield _count("GPU") > 0
+    finally:
+        if not is_joined:
+            ray.shutdown()
+
+
+def _count(resource: str) -> int:
+    """Return how many the cluster has of what Ray calls ``CPU`` or ``GPU``."""
+    import ray  # noqa: PLC0415 - an extra
+
+    return int(ray.cluster_resources().get(resource, 0))  # type: ignore[no-untyped-call]
 
 
 def _entry(need: Need, images: DatasetImages) -> IndexEntry | None:
@@ -203,8 +212,9 @@ def _fetched(row: _Row, *, sources: Mapping[str, SourceSpec], places: Places) ->
     need: Need = row["need"]
     entry: IndexEntry | None = row["entry"]
     record = need.record
-    if isinstance(record, PromptRecord) or entry is None:
+    if isinstance(record, PromptRecord):
         return {"fetched": _Fetched(key=need.key.hex, work=record)}
+    assert entry is not None, "an image has a place"
     source = _opened(sources[need.dataset], places)
     try:
         pixels = prepare(read_image(source, entry), record.preprocessing)

@@ -1,7 +1,7 @@
 """A warm-up in this process, with encoders of its own on every device of this machine."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Final
 
@@ -100,13 +100,15 @@ def warming_on_ray(
         SourceUnavailable: There is no cluster.
         DiptychError: The settings name what cannot be loaded or opened.
     """
-    from diptych.embedding_cache.ray_engine import RayEngine, connect_ray  # noqa: PLC0415 - extra
+    from diptych.embedding_cache.ray_engine import RayEngine, ray_cluster  # noqa: PLC0415 - extra
 
     settings = _absolute(settings)
-    has_gpus = connect_ray(address)
-    there = _on_cluster(settings, has_gpus=has_gpus)
-    here = there.model_copy(update={"cache": there.cache.model_copy(update={"device": "cpu"})})
-    with encoders_here(here) as encodings, stores_here(settings) as stores:
+    with ExitStack() as stack:
+        has_gpus = stack.enter_context(ray_cluster(address))
+        there = _on_cluster(settings, has_gpus=has_gpus)
+        here = there.model_copy(update={"cache": there.cache.model_copy(update={"device": "cpu"})})
+        encodings = stack.enter_context(encoders_here(here))
+        stores = stack.enter_context(stores_here(settings))
         yield Warmer(
             encodings,
             store_of=stores.of,

@@ -31,6 +31,8 @@ __all__ = ["PackConfig", "PackStore", "StoreStats"]
 _log = logging.getLogger(__name__)
 _TOUCH_S: Final = 30.0
 """A pack is noted as used at most this often."""
+_AT_ONCE: Final = 32
+"""Indices that one thread reads one after another."""
 Numbers = NDArray[np.int64]
 
 
@@ -190,9 +192,10 @@ class PackStore:
             self.forget([ref for ref in known if ref.name not in names])
             with self._lock:
                 new = [ref for ref in listed if ref.name not in self._numbers]
-            found = list(zip(new, self.pool.map(self._rows, new), strict=True))
+            parts = [new[at : at + _AT_ONCE] for at in range(0, len(new), _AT_ONCE)]
+            found = [pair for part in self.pool.map(self._rows, parts) for pair in part]
             with self._lock:
-                self._add([(ref, rows) for ref, rows in found if rows is not None])
+                self._add(found)
                 for name in hidden.keys() & self._numbers.keys():
                     for raw in hidden[name]:
                         self._table.drop(raw, self._numbers[name])
@@ -285,12 +288,17 @@ class PackStore:
         self.refresh()
         return True
 
-    def _rows(self, ref: PackRef) -> Rows | None:
-        rows = self.packs.rows(ref)
-        if rows is None and self.packs.is_put_aside(ref):
-            with self._lock:
-                self._num_damaged_packs += 1
-        return rows
+    def _rows(self, refs: Sequence[PackRef]) -> list[tuple[PackRef, Rows]]:
+        """Return the rows of those packs that are there and whole."""
+        found = []
+        for ref in refs:
+            rows = self.packs.rows(ref)
+            if rows is not None:
+                found.append((ref, rows))
+            elif self.packs.is_put_aside(ref):
+                with self._lock:
+                    self._num_damaged_packs += 1
+        return found
 
     def _chunks(self, rows: Rows, packs: Numbers) -> Iterator[_Chunk]:
         """Yield what is asked of packs, pack after pack, in pieces that one thread reads."""

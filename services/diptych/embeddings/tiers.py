@@ -8,7 +8,7 @@ become misses, and the caller encodes.
 import logging
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -35,6 +35,8 @@ __all__ = [
 ]
 
 _log = logging.getLogger(__name__)
+_REMOTE_CHUNK_BYTES: Final = 16 * 2**20
+"""A request to a bucket should be worth its way."""
 _REST_S: Final = 10.0
 """A tier whose reads failed is not asked again before."""
 
@@ -335,7 +337,10 @@ def open_packs(config: StoreConfig) -> PackStore | None:
 
 
 def _open(blobs: BlobStore, config: StoreConfig) -> PackStore:
-    return PackStore(blobs, namespace=config.namespace, config=config.packs)
+    packs = config.packs
+    if blobs.local_path(config.namespace) is None:
+        packs = replace(packs, chunk_bytes=max(packs.chunk_bytes, _REMOTE_CHUNK_BYTES))
+    return PackStore(blobs, namespace=config.namespace, config=packs)
 
 
 def _in_folder(folder: Path) -> BlobStore:

@@ -46,6 +46,8 @@ class MetadataRows:
         self._rows: dict[str, Row] = {}
         for number, row in enumerate(rows, start=1):
             file = row.get(spec.file_column)
+            if isinstance(file, int) and not isinstance(file, bool):
+                file = str(file)
             if not isinstance(file, str) or not file:
                 refuse_source(spec.path, f"row {number} has no text in {spec.file_column!r}")
             file = file.removeprefix("./")

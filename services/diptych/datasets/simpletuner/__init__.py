@@ -1,0 +1,1 @@
+"""SimpleTuner's ``multidatabackend.json`` as a manifest: every option is answered for."""
