@@ -26,6 +26,14 @@ _TYPES: Final = (
     *("image", "eval", "conditioning", *_EMBEDS, "video", "audio", "caption", "grounding"),
     "distillation_cache",
 )
+_SIZED_AS_ITS_IMAGE: Final = (
+    *("resolution", "resolution_type", "minimum_image_size", "maximum_image_size"),
+    *("target_downsample_size", "minimum_aspect_ratio", "maximum_aspect_ratio", "crop"),
+    *("crop_style", "crop_aspect", "crop_aspect_buckets", "max_upscale_threshold"),
+    *("caption_strategy", "instance_prompt", "prepend_instance_prompt", "only_instance_prompt"),
+    *("repeats", "probability", "vae_cache_ondemand", "vae_cache_disable", "text_embeds"),
+    *("vae_cache_clear_each_epoch", "train_batch_size"),
+)
 _MASKS: Final = ("mask", "segmentation")
 _BAD_IN_ID: Final = re.compile(r"[^A-Za-z0-9._-]+")
 
@@ -245,29 +253,29 @@ class _Converting:
     def _masks(self, name: str, options: Options) -> Part | None:
         """Return ``masks`` of the entries that condition a dataset."""
         given = options.own("conditioning_data")
-        wanted = given if isinstance(given, list) else [given] if given else []
-        wanted += [
+        named = given if isinstance(given, list) else [given] if given else []
+        naming = [
             other
             for other, one in self._options.items()
-            if self._types[other] == "conditioning"
-            and one.own("source_dataset_id") == name
-            and other not in wanted
+            if self._types[other] == "conditioning" and one.own("source_dataset_id") == name
         ]
-        found: Part | None = None
-        for other in wanted:
-            if self._types.get(str(other)) != "conditioning":
+        found = []
+        for other in dict.fromkeys(map(str, [*named, *naming])):
+            if self._types.get(other) != "conditioning":
                 raise _refusal(f"{name}: conditioning_data", f"no such entry {other!r:.60}")
-            mask = self._mask(self._options[str(other)])
-            self._used.add(str(other))
-            if mask is not None and found is not None:
-                options.say("conditioning_data", "unsupported", "one set of masks is used")
-            found = found or mask
-        if found is not None:
+            self._used.add(other)
+            if (mask := self._mask(self._options[other])) is not None:
+                found.append(mask)
+        if len(found) > 1:
+            options.say("conditioning_data", "unsupported", "one set of masks is used")
+        elif found:
             options.say("conditioning_data", "translated", "masks")
-        return found
+        return found[0] if found else None
 
     def _mask(self, options: Options) -> Part | None:
         kind = options.get("conditioning_type")
+        if options.flag("disabled") or options.flag("disable"):
+            return None
         if kind not in _MASKS:
             options.drop(f"conditioning_type {kind} is not trained on here")
             return None
@@ -279,15 +287,9 @@ class _Converting:
             probability = options.number("masked_loss_probability", 1.0)
             if probability != 1.0:
                 found["probability"] = probability
-        for option in ("caption_strategy", "resolution", "resolution_type", "crop", "repeats"):
-            options.own(option)
-            options.say(option, "ignored", "a mask is sized and cropped as its image")
-        for option in ("crop_style", "crop_aspect", "crop_aspect_buckets", "probability"):
-            options.own(option)
-            options.say(option, "ignored", "a mask is sized and cropped as its image")
-        for option in ("minimum_image_size", "maximum_image_size", "target_downsample_size"):
-            options.own(option)
-            options.say(option, "ignored", "a mask is sized and cropped as its image")
+        for option in _SIZED_AS_ITS_IMAGE:
+            if options.own(option) is not None:
+                options.say(option, "ignored", "a mask is sized and drawn with its image")
         return found if source is not None else None
 
 
