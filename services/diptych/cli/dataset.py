@@ -14,11 +14,12 @@ from diptych.cli.options import AsJson
 from diptych.cli.report import EXIT_FAILED, Report, reporting
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from diptych.datasets.facts_cache import FactsCache
     from diptych.datasets.findings import Finding, Findings
     from diptych.datasets.index import DatasetIndex, Index
+    from diptych.datasets.plan import Plan
     from diptych.datasets.reading import OnProgress
 
 __all__ = ["app"]
@@ -28,6 +29,8 @@ app = typer.Typer(no_args_is_help=True, help="Manifests of images to train on.")
 NUM_SHOWN: Final = 10
 """Findings of one reason that a person sees unless all are asked for."""
 MEGAPIXEL: Final = 10**6
+_SHOWN_FIRST: Final = ("skipped", "reported", "upscaled", "cropped", "repeated")
+_BUCKET_COLUMNS: Final = ("cropped", "enlarged", "merged", "filled")
 
 FileArgument = Annotated[
     Path, typer.Argument(metavar="FILE", help="A manifest, YAML or JSON.", show_default=False)
@@ -56,21 +59,30 @@ def check(
     show_all: Annotated[
         bool, typer.Option("--all", help=f"Every finding, not {NUM_SHOWN} of a kind.")
     ] = False,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", min=1, help="The job's, for sets that have none.")
+    ] = 1,
     as_json: AsJson = False,
 ) -> None:
     """List what a manifest comes to, and every image that is not used as it is, with its reason."""
     from diptych.datasets.expansion import Expansion
     from diptych.datasets.manifest import read_manifest
+    from diptych.datasets.plan import make_plans
 
     with reporting(as_json=as_json, flags={"manifest": "FILE", "source": "FILE"}) as report:
         manifest = read_manifest(file)
         with _facts_cache(report) as cache, _progress(report) as progress:
             expansion = Expansion(cache=cache, examine=examine, progress=progress)
             index = expansion.index(manifest)
-        report.answer(_as_mapping(index, expansion.findings))
+        plans = make_plans(index, batch_size=batch_size)
+        for finding in (one for plan in plans.values() for one in plan.findings):
+            expansion.findings.add(finding)
+        report.answer(_as_mapping(index, plans, expansion.findings))
         if not as_json:
-            _show(report, index, expansion.findings, show_all=show_all)
-        if not all(map(len, index.datasets.values())):
+            _show(report, plans)
+            _show_findings(report, expansion.findings, show_all=show_all)
+            report.say(f"[dim]{index.digest}[/]")
+        if not all(map(len, plans.values())):
             raise typer.Exit(EXIT_FAILED)
 
 
@@ -105,30 +117,44 @@ def _progress(report: Report) -> "Iterator[OnProgress]":
         yield move
 
 
-def _show(report: Report, index: "Index", findings: "Findings", *, show_all: bool) -> None:
-    table = Table(
-        "dataset", "kind", "source", "images", "captions", "megapixels", "aspects", box=None
+def _show(report: Report, plans: "Mapping[str, Plan]") -> None:
+    sets = Table("dataset", "kind", "source", "images", "used", "captions", "megapixels", box=None)
+    buckets = Table(
+        "dataset", "bucket", "images", "cropped", "enlarged", "merged", "filled", box=None
     )
-    for one in index.datasets.values():
-        facts = _facts(one)
-        table.add_row(
-            escape(one.spec.id),
-            one.spec.kind,
-            one.spec.source.type,
-            str(facts["images"]),
-            str(facts["captions"]),
-            _range(facts["megapixels"]),
-            _range(facts["aspects"]),
-        )
-    report.out.print(table)
-    _show_findings(report, findings, show_all=show_all)
-    report.say(f"[dim]{index.digest}[/]")
+    for name, plan in plans.items():
+        facts, spec = _facts(plan.index), plan.spec
+        counts = (facts["images"], len(plan), facts["captions"])
+        row = (escape(name), spec.kind, spec.source.type, *map(str, counts))
+        sets.add_row(*row, _range(facts["megapixels"]))
+        for one in _buckets(plan):
+            size = f"{one['width']}x{one['height']}"
+            shown = [str(one[column]) for column in ("images", *_BUCKET_COLUMNS)]
+            buckets.add_row(escape(name), size, *shown)
+    report.out.print(sets)
+    report.out.print()
+    report.out.print(buckets)
+
+
+def _buckets(plan: "Plan") -> list[dict[str, Any]]:
+    return [
+        {
+            "width": one.width,
+            "height": one.height,
+            "images": len(one.rows),
+            "cropped": one.num_cropped,
+            "enlarged": one.num_enlarged,
+            "merged": one.num_merged,
+            "filled": one.num_filled,
+        }
+        for one in plan.buckets
+    ]
 
 
 def _show_findings(report: Report, findings: "Findings", *, show_all: bool) -> None:
     shown: Counter[tuple[str, str, str]] = Counter()
     counts = findings.counts()
-    for one in sorted(findings, key=_kind_of):
+    for one in sorted(findings, key=_shown_at):
         kind = _kind_of(one)
         if not shown[kind]:
             reason = one.reason.replace("_", " ")
@@ -138,6 +164,10 @@ def _show_findings(report: Report, findings: "Findings", *, show_all: bool) -> N
             report.say(f"  {escape(one.place)}  [dim]{escape(one.detail)}[/]")
         elif shown[kind] == NUM_SHOWN + 1:
             report.say(f"  [dim]and {counts[kind] - NUM_SHOWN} more; --all shows them[/]")
+
+
+def _shown_at(one: "Finding") -> tuple[str, int, str]:
+    return one.dataset, _SHOWN_FIRST.index(one.action), one.reason
 
 
 def _kind_of(one: "Finding") -> Any:  # noqa: ANN401 - a key of Findings.counts
@@ -160,7 +190,9 @@ def _range(found: list[float]) -> str:
     return f"{found[0]:.2f} to {found[1]:.2f}" if found else "none"
 
 
-def _as_mapping(index: "Index", findings: "Findings") -> dict[str, Any]:
+def _as_mapping(
+    index: "Index", plans: "Mapping[str, Plan]", findings: "Findings"
+) -> dict[str, Any]:
     return {
         "digest": str(index.digest),
         "datasets": [
@@ -170,8 +202,10 @@ def _as_mapping(index: "Index", findings: "Findings") -> dict[str, Any]:
                 "source": one.spec.source.type,
                 "digest": str(one.digest),
                 **_facts(one),
+                "used": len(plans[name]),
+                "buckets": _buckets(plans[name]),
             }
-            for one in index.datasets.values()
+            for name, one in index.datasets.items()
         ],
         "findings": [
             {

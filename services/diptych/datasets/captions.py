@@ -4,16 +4,15 @@ Everything that changes a text is done when the index is built, so that the inde
 that will be encoded. An epoch then draws one of an image's captions, or none (dropout).
 """
 
-import hashlib
-import random
 import re
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from diptych.datasets.draws import drawn_below, drawn_order, drawn_words, share_of
 from diptych.datasets.findings import Note
 from diptych.datasets.sources.base import SourceItem
 from diptych.datasets.spec import CaptionsSpec, ShuffleSpec
-from diptych.digest import Digest, canonical_bytes
+from diptych.digest import Digest
 
 __all__ = ["CaptionReader", "drawn_caption", "shuffled"]
 
@@ -143,12 +142,11 @@ def shuffled(text: str, spec: ShuffleSpec, image: Digest) -> list[str]:
     kept, moved = tags[: spec.num_kept], tags[spec.num_kept :]
     join = spec.separator if spec.separator.isspace() else f"{spec.separator} "
     found = {text: None} if spec.include_original else {}
-    draw = _generator("shuffle", spec.seed, str(image), text)
     limit = len(found) + spec.num_variants
-    for _ in range(4 * spec.num_variants):
+    for attempt in range(4 * spec.num_variants):
         if len(found) < limit:
-            draw.shuffle(moved)
-            found[join.join(kept + moved)] = None
+            order = drawn_order(len(moved), "shuffle", spec.seed, str(image), text, attempt)
+            found[join.join(kept + [moved[place] for place in order])] = None
     return list(found)
 
 
@@ -171,9 +169,8 @@ def drawn_caption(
         epoch: From 1.
         repeat: Which of the times that the epoch sees the image, from 0.
     """
-    draw = _generator("caption", seed, str(image), epoch, repeat)
-    chosen = captions[draw.randrange(len(captions))]
-    return "" if draw.random() < dropout else chosen
+    which, whether, _, _ = drawn_words("caption", seed, str(image), epoch, repeat)
+    return "" if share_of(whether) < dropout else captions[drawn_below(len(captions), which)]
 
 
 def _texts_of(value: object) -> list[str]:
@@ -183,7 +180,3 @@ def _texts_of(value: object) -> list[str]:
     if isinstance(value, list | tuple):
         return [text for one in value for text in _texts_of(one)]
     return []
-
-
-def _generator(*parts: object) -> random.Random:
-    return random.Random(hashlib.sha256(canonical_bytes(list(parts))).digest())

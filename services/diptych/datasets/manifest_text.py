@@ -168,7 +168,8 @@ class _Reader:
     def _scalar(self, node: yaml.Node, path: Path) -> Any:  # noqa: ANN401
         try:
             value = self._loader.construct_object(node)
-        except (ValueError, OverflowError) as error:
+        except (ValueError, OverflowError, LookupError, AttributeError) as error:
+            # What PyYAML's constructors raise on a tag that its text does not bear out.
             self._plain.refuse(path, f"{node.value:.40} is not what it claims: {error!s:.80}")
             return None
         if isinstance(value, float) and not math.isfinite(value):
