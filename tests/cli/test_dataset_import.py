@@ -110,7 +110,8 @@ def test_own_sizes_come_from_a_map(file: Path, out: Path, invoke: Invoke) -> Non
     [
         ((), "FILE (file): cannot read"),
         (("--config", "none.json"), "--config: cannot read"),
-        (("--config", "list.json"), "--config: a config.json is an object"),
+        (("--config", "list.json"), "--config: is no JSON object"),
+        (("--aspect-map", "list.json"), "--aspect-map: is no JSON object"),
     ],
 )
 def test_what_cannot_be_read_is_named(
