@@ -116,6 +116,7 @@ def test_every_option_is_answered_for_and_none_is_lost() -> None:
     answered = {one.option for one in found.said if one.entry == "cats"}
     assert answered == set(EVERY_OPTION)
     assert found.unsupported == ()
+    assert [one for one in found.said if one.entry == "cats" and "not heeded" in one.detail] == []
     assert {one.option for one in found.said if one.outcome == "refused"} == {
         "delete_unwanted_images",
         "delete_problematic_images",
@@ -264,6 +265,16 @@ def test_a_store_of_latents_may_forget_what_it_is() -> None:
 def test_filters_in_the_wrong_place_are_named() -> None:
     found = convert(simple(caption_filter_list=["a"]))
     assert [one.option for one in found.unsupported] == ["caption_filter_list"]
+
+
+def test_options_of_other_entries_change_nothing() -> None:
+    mask = {**OTHERS[0], "source_dataset_id": "one", "start_epoch": 3, "crop": True}
+    texts = {**TEXTS, "resolution": 512, "vae_cache_ondemand": True}
+    found = convert(simple(csv_file="x.csv", text_cache_disable=True), mask, texts)
+    assert found.unsupported == ()
+    assert found.manifest == convert(simple(), {**mask, "crop": False}, TEXTS).manifest
+    ignored = {(one.entry, one.option) for one in found.said if "not heeded" in one.detail}
+    assert {("masks", "start_epoch"), ("texts", "resolution"), ("one", "csv_file")} <= ignored
 
 
 def test_own_sizes_are_every_dataset_s() -> None:

@@ -26,14 +26,6 @@ _TYPES: Final = (
     *("image", "eval", "conditioning", *_EMBEDS, "video", "audio", "caption", "grounding"),
     "distillation_cache",
 )
-_SIZED_AS_ITS_IMAGE: Final = (
-    *("resolution", "resolution_type", "minimum_image_size", "maximum_image_size"),
-    *("target_downsample_size", "minimum_aspect_ratio", "maximum_aspect_ratio", "crop"),
-    *("crop_style", "crop_aspect", "crop_aspect_buckets", "max_upscale_threshold"),
-    *("caption_strategy", "instance_prompt", "prepend_instance_prompt", "only_instance_prompt"),
-    *("repeats", "probability", "vae_cache_ondemand", "vae_cache_disable", "text_embeds"),
-    *("vae_cache_clear_each_epoch", "train_batch_size"),
-)
 _MASKS: Final = ("mask", "segmentation")
 _BAD_IN_ID: Final = re.compile(r"[^A-Za-z0-9._-]+")
 
@@ -142,11 +134,9 @@ class _Converting:
                     yield found
             elif kind in _EMBEDS:
                 options.say("dataset_type", "translated", "embeddings are kept in one store")
-                for option in ("type", "instance_data_dir", "aws_bucket_name", "aws_data_prefix"):
+                for option in ("type", "disabled", "disable"):
                     options.own(option)
-                    options.say(option, "ignored", "the store is a setting of the embedding cache")
-                for option in ("aws_endpoint_url", "aws_region_name", "disabled", "disable"):
-                    options.own(option)
+                options.say("type", "ignored", "the store is a setting of the embedding cache")
             elif kind != "conditioning":
                 options.drop(f"dataset_type {kind} has no counterpart here")
 
@@ -287,9 +277,6 @@ class _Converting:
             probability = options.number("masked_loss_probability", 1.0)
             if probability != 1.0:
                 found["probability"] = probability
-        for option in _SIZED_AS_ITS_IMAGE:
-            if options.own(option) is not None:
-                options.say(option, "ignored", "a mask is sized and drawn with its image")
         return found if source is not None else None
 
 
