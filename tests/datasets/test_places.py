@@ -26,3 +26,10 @@ def test_a_bucket_may_be_allowed_in_part() -> None:
     places = Places(buckets=("one", "two/pictures"))
     asked = [("one", ""), ("one", "x"), ("two", ""), ("two", "pictures/a"), ("two", "pictures-b/")]
     assert [places.allows_bucket(*one) for one in asked] == [True, True, False, True, False]
+
+
+def test_an_endpoint_is_asked_only_where_it_is_named() -> None:
+    places = Places(endpoints=("http://minio",))
+    asked = (None, "http://minio", "http://elsewhere")
+    assert [places.allows_endpoint(url) for url in asked] == [True, True, False]
+    assert EVERYWHERE.allows_endpoint("http://elsewhere")

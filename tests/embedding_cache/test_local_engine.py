@@ -194,6 +194,9 @@ class FullStore:
     def hold(self, name: str, keys: Sequence[Digest]) -> None:
         pass
 
+    def sweep(self) -> None:
+        pass
+
 
 class NoImages:
     def read(self, need: Need) -> bytes:

@@ -1,5 +1,6 @@
 """A warm-up makes what is missing once, keeps it from being collected, and names what it cannot."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -119,3 +120,13 @@ def test_moved_dataset_needs_nothing_new(tmp_path: Path) -> None:
         after = warmed(warmer, manifest.replace("path: in", "path: out"))
     assert after.dataset == before.dataset
     assert (after.num_encoded, after.num_present) == (0, 6)
+
+
+def test_what_claims_of_long_ago_left_is_removed(tmp_path: Path) -> None:
+    old = tmp_path / "embeddings" / "default" / "claims" / "dataset" / "shard"
+    old.parent.mkdir(parents=True)
+    old.touch()
+    os.utime(old, (0.0, 0.0))
+    with a_warmer(tmp_path, BASE) as (warmer, _):
+        warmed(warmer, a_dataset(tmp_path, 1))
+    assert not old.exists()

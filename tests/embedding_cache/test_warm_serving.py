@@ -78,9 +78,12 @@ def test_manifest_does_not_lead_out_of_the_folder(client: EmbeddingCacheClient) 
 def test_bucket_and_hub_are_refused_unless_the_settings_name_them(
     client: EmbeddingCacheClient,
 ) -> None:
-    for source in ("type: s3, bucket: some-bucket, prefix: p", "type: huggingface, dataset: a/b"):
+    bucket = "type: s3, bucket: some-bucket, prefix: p, endpoint_url: 'http://127.0.0.1:1'"
+    for source in (bucket, "type: huggingface, dataset: a/b"):
         with pytest.raises(DatasetInvalid, match="may not be read here"):
             client.warm(f"datasets: [{{id: one, source: {{{source}}}}}]")
+    with pytest.raises(DatasetInvalid, match="may not be asked from here"):
+        client.warm(f"datasets: [{{id: one, source: {{{bucket}}}}}]")
 
 
 def test_images_that_cannot_be_used_are_named(client: EmbeddingCacheClient, data: Path) -> None:
@@ -91,8 +94,10 @@ def test_images_that_cannot_be_used_are_named(client: EmbeddingCacheClient, data
 
 
 def test_prefixes_of_the_settings_are_the_buckets_that_may_be_read() -> None:
-    own = CacheSettings(dataset_prefixes=("s3://bucket/data/",))
+    own = CacheSettings(dataset_prefixes=("s3://bucket/data/",), s3_endpoint="http://minio")
     places = server_places(Settings(cache=own))
+    assert places.allows_endpoint("http://minio")
+    assert not places.allows_endpoint("http://elsewhere")
     assert places.allows_bucket("bucket", "data/cats")
     assert not places.allows_bucket("bucket", "other")
     assert not places.allows_path(Path("/"))

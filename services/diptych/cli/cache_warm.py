@@ -30,6 +30,40 @@ CACHE_MODULES: Final = ("torch", "diffusers", "transformers", "pyarrow", "datase
 Move = Callable[[int, int], None]
 
 
+FileArgument = Annotated[
+    Path, typer.Argument(metavar="FILE", help="A dataset's manifest.", show_default=False)
+]
+Engine = Annotated[str, typer.Option("--engine", help="local or ray.")]
+Stages = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--stage", help="base or refiner, whose encoders; may be repeated.", show_default="all"
+    ),
+]
+Epochs = Annotated[
+    int, typer.Option("--epochs", min=1, help="Where each epoch crops or flips anew.")
+]
+BatchSize = Annotated[
+    int, typer.Option("--batch-size", min=1, help="The job's: smaller buckets are merged.")
+]
+LongPrompt = Annotated[
+    str, typer.Option("--long-prompt", help="Captions beyond the window: truncate or chunk.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Also datasets whose mode is on_demand.")]
+Directory = Annotated[
+    Path | None, typer.Option("--dir", help="Folder of the embeddings.", file_okay=False)
+]
+Store = Annotated[
+    str | None, typer.Option("--store", help="s3://BUCKET/PREFIX that machines share.")
+]
+Device = Annotated[
+    str | None, typer.Option("--device", help="cpu, cuda:N, or auto for all there are.")
+]
+RayAddress = Annotated[
+    str | None, typer.Option("--ray-address", help="RAY_ADDRESS, or a Ray here, otherwise.")
+]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
     """What is warmed up for, as the flags say."""
@@ -44,43 +78,20 @@ class Wanted:
 
 
 def warm(
-    file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="A dataset's manifest.", show_default=False)
-    ],
+    file: FileArgument,
     *,
-    engine: Annotated[str, typer.Option("--engine", help="local or ray.")] = "local",
-    stage: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--stage", help="base or refiner, whose encoders; may be repeated.", show_default="all"
-        ),
-    ] = None,
-    epochs: Annotated[
-        int, typer.Option("--epochs", min=1, help="Where each epoch crops or flips anew.")
-    ] = 1,
-    batch_size: Annotated[
-        int, typer.Option("--batch-size", min=1, help="The job's: smaller buckets are merged.")
-    ] = 1,
-    long_prompt: Annotated[
-        str, typer.Option("--long-prompt", help="Captions beyond the window: truncate or chunk.")
-    ] = "truncate",
-    force: Annotated[
-        bool, typer.Option("--force", help="Also datasets whose mode is on_demand.")
-    ] = False,
+    engine: Engine = "local",
+    stage: Stages = None,
+    epochs: Epochs = 1,
+    batch_size: BatchSize = 1,
+    long_prompt: LongPrompt = "truncate",
+    force: Force = False,
     base: BaseModelOption = None,
     refiner: RefinerModelOption = None,
-    directory: Annotated[
-        Path | None, typer.Option("--dir", help="Folder of the embeddings.", file_okay=False)
-    ] = None,
-    store: Annotated[
-        str | None, typer.Option("--store", help="s3://BUCKET/PREFIX that machines share.")
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option("--device", help="cpu, cuda:N, or auto for all there are.")
-    ] = None,
-    ray_address: Annotated[
-        str | None, typer.Option("--ray-address", help="RAY_ADDRESS, or a Ray here, otherwise.")
-    ] = None,
+    directory: Directory = None,
+    store: Store = None,
+    device: Device = None,
+    ray_address: RayAddress = None,
     server: Server = None,
     token_file: TokenFile = None,
     as_json: AsJson = False,

@@ -154,6 +154,8 @@ class _Placing:
         if isinstance(source, S3Source):
             if not self._places.allows_bucket(source.bucket, source.prefix):
                 self._plain.refuse((*path, "bucket"), f"s3://{source.bucket} may not be read here")
+            if not self._places.allows_endpoint(source.endpoint_url):
+                self._plain.refuse((*path, "endpoint_url"), "may not be asked from here")
             return source
         if isinstance(source, HuggingFaceSource):
             if is_local_dataset(source):

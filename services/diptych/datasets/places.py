@@ -14,6 +14,8 @@ class Places:
     """Folders that local paths must not leave, links followed; None allows any."""
     buckets: tuple[str, ...] | None = None
     """``bucket`` or ``bucket/prefix`` of S3; None allows any."""
+    endpoints: tuple[str, ...] | None = None
+    """Addresses of S3 other than AWS that a source may name; None allows any."""
     hub: bool = True
     """Whether names on Hugging Face's hub may be loaded."""
     urls: bool = True
@@ -32,6 +34,10 @@ class Places:
             return True
         whole = f"{bucket}/{prefix}"
         return any(whole.startswith(f"{allowed.rstrip('/')}/") for allowed in self.buckets)
+
+    def allows_endpoint(self, url: str | None) -> bool:
+        """Return whether S3 may be asked at ``url``; None is AWS."""
+        return url is None or self.endpoints is None or url in self.endpoints
 
 
 EVERYWHERE = Places()

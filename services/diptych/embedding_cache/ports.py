@@ -205,6 +205,9 @@ class WarmStore(Protocol):
     def hold(self, name: str, keys: Sequence[Digest]) -> None:
         """Keep ``keys``, there or yet to come, from being collected, as ``name``."""
 
+    def sweep(self) -> None:
+        """Remove what the claims of warm-ups of long ago have left."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WarmOutcome:

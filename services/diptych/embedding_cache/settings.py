@@ -59,8 +59,9 @@ class CacheSettings(BaseModel):
     """s3://BUCKET/PREFIX that keeps the embeddings of several servers; None keeps them on disk."""
     dataset_dir: Path | None = None
     """Folder below which the paths of datasets lie; None refuses datasets with paths."""
-    dataset_prefixes: tuple[str, ...] = ()
-    """``s3://bucket/prefix/`` and ``https://host/`` that datasets may name."""
+    dataset_prefixes: tuple[Bucket, ...] = ()
+    """s3://BUCKET/PREFIX below which datasets may lie, at AWS or at ``s3_endpoint``. Urls in tables
+    and names of Hugging Face's hub are not fetched for callers."""
     max_batch: Count = 8
     """Embeddings that are encoded together."""
     max_wait_s: Annotated[float, Field(ge=0.0, le=1.0)] = 0.005

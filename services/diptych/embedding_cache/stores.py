@@ -9,6 +9,7 @@ from typing import Final, Protocol
 from typing_extensions import override
 
 from diptych.digest import Digest
+from diptych.embedding_cache.claims import sweep_claims
 from diptych.embedding_cache.ports import Found, Reclaimed, StoreCounts, TierCounts
 from diptych.embeddings.roots import Roots
 from diptych.embeddings.tiers import StoreConfig, TieredStore, TierObserver, open_store
@@ -123,6 +124,11 @@ class TenantStore:
         """Keep ``keys`` from being collected, as ``name``; memory alone collects nothing."""
         if self.roots is not None:
             self.roots.write_root(name, keys)
+
+    def sweep(self) -> None:
+        """Remove what the claims of warm-ups of long ago have left."""
+        if self.tiers.lasting is not None:
+            sweep_claims(self.tiers.lasting.packs)
 
     def evict(self, keys: Sequence[Digest], *, is_dry_run: bool) -> Reclaimed:
         """Drop embeddings, whatever needs them."""

@@ -130,6 +130,7 @@ class Warmer:
         index, findings = self._expanded(manifest, go_on)
         needs = self._needs(index, stages)
         store = self._store_of(tenant)
+        store.sweep()
         for stage, keys in needs.kept.items():
             store.hold(f"datasets/{index.digest.hex}/{stage.value}", keys)
         tally = Tally(len(needs.needs), progress)

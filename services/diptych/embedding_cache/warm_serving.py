@@ -44,7 +44,8 @@ def server_places(settings: Settings) -> Places:
     own = settings.cache
     return Places(
         roots=() if own.dataset_dir is None else (own.dataset_dir,),
-        buckets=tuple(one.removeprefix(S3) for one in own.dataset_prefixes if one.startswith(S3)),
+        buckets=tuple(one.removeprefix(S3) for one in own.dataset_prefixes),
+        endpoints=() if own.s3_endpoint is None else (own.s3_endpoint,),
         hub=False,
         urls=False,
     )
