@@ -22,85 +22,93 @@ _COLOURS: Final = {"differs": "yellow", "refused": "yellow", "unsupported": "bol
 _DEFAULTS: Final = "What stands behind entries"
 
 
+FileArgument = Annotated[
+    Path, typer.Argument(metavar="FILE", help="A multidatabackend.json.", show_default=False)
+]
+Out = Annotated[
+    Path, typer.Option("--out", "-o", help="The manifest to write.", show_default=False)
+]
+Base = Annotated[
+    Path | None,
+    typer.Option(
+        "--base",
+        help="Folder that paths in FILE begin at: where SimpleTuner was started; here otherwise.",
+        show_default=False,
+    ),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        help="SimpleTuner's config.json, for its global options.",
+        show_default=False,
+        rich_help_panel=_DEFAULTS,
+    ),
+]
+Resolution = Annotated[
+    float | None, typer.Option("--resolution", help="Global; 1024.", rich_help_panel=_DEFAULTS)
+]
+ResolutionType = Annotated[
+    str | None,
+    typer.Option(
+        "--resolution-type",
+        help="Global: pixel, area or pixel_area; pixel_area.",
+        rich_help_panel=_DEFAULTS,
+    ),
+]
+CaptionStrategy = Annotated[
+    str | None,
+    typer.Option("--caption-strategy", help="Global; filename.", rich_help_panel=_DEFAULTS),
+]
+AspectMap = Annotated[
+    Path | None,
+    typer.Option(
+        "--aspect-map",
+        help="An aspect_resolution_map of your own, for all entries.",
+        show_default=False,
+        rich_help_panel=_DEFAULTS,
+    ),
+]
+AllowUnsupported = Annotated[
+    bool,
+    typer.Option(
+        "--allow-unsupported", help="Write the manifest though something cannot be said in it."
+    ),
+]
+Replace = Annotated[bool, typer.Option("--replace", help="Write over the manifest.")]
+
+
 def import_simpletuner(
-    file: Annotated[
-        Path,
-        typer.Argument(metavar="FILE", help="A multidatabackend.json.", show_default=False),
-    ],
+    file: FileArgument,
     *,
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="The manifest to write.", show_default=False)
-    ],
-    base: Annotated[
-        Path | None,
-        typer.Option(
-            "--base",
-            help="Folder that paths in FILE begin at: where SimpleTuner was started; here "
-            "otherwise.",
-            show_default=False,
-        ),
-    ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            "--config",
-            help="SimpleTuner's config.json, for its global options.",
-            show_default=False,
-            rich_help_panel=_DEFAULTS,
-        ),
-    ] = None,
-    resolution: Annotated[
-        float | None,
-        typer.Option("--resolution", help="Global; 1024.", rich_help_panel=_DEFAULTS),
-    ] = None,
-    resolution_type: Annotated[
-        str | None,
-        typer.Option(
-            "--resolution-type",
-            help="Global: pixel, area or pixel_area; pixel_area.",
-            rich_help_panel=_DEFAULTS,
-        ),
-    ] = None,
-    caption_strategy: Annotated[
-        str | None,
-        typer.Option("--caption-strategy", help="Global; filename.", rich_help_panel=_DEFAULTS),
-    ] = None,
-    aspect_map: Annotated[
-        Path | None,
-        typer.Option(
-            "--aspect-map",
-            help="An aspect_resolution_map of your own, for all entries.",
-            show_default=False,
-            rich_help_panel=_DEFAULTS,
-        ),
-    ] = None,
-    allow_unsupported: Annotated[
-        bool,
-        typer.Option(
-            "--allow-unsupported", help="Write the manifest though something cannot be said in it."
-        ),
-    ] = False,
-    replace: Annotated[bool, typer.Option("--replace", help="Write over the manifest.")] = False,
+    out: Out,
+    base: Base = None,
+    config: Config = None,
+    resolution: Resolution = None,
+    resolution_type: ResolutionType = None,
+    caption_strategy: CaptionStrategy = None,
+    aspect_map: AspectMap = None,
+    allow_unsupported: AllowUnsupported = False,
+    replace: Replace = False,
     as_json: AsJson = False,
 ) -> None:
     """Convert SimpleTuner's datasets, and say of every option what becomes of it."""
-    from diptych.datasets.simpletuner.conversion import convert_simpletuner, read_json
+    from diptych.datasets.simpletuner.conversion import convert_simpletuner
 
     with reporting(as_json=as_json, flags={"file": "FILE", "out": "--out"}) as report:
-        defaults = _defaults(read_json(_read(config, "--config"), "--config")) if config else {}
+        defaults = _defaults(config) if config else {}
         given = {
             "resolution": resolution,
             "resolution_type": resolution_type,
             "caption_strategy": caption_strategy,
         }
         defaults |= {name: value for name, value in given.items() if value is not None}
+        sizes = _mapping(aspect_map, "--aspect-map") if aspect_map else None
         conversion = convert_simpletuner(
             _read(file, "file"),
             base=(base or Path()).absolute(),
             defaults=defaults,
-            aspect_map=read_json(_read(aspect_map, "--aspect-map"), "--aspect-map")
-            if aspect_map
-            else None,
+            aspect_map=sizes,
         )
         is_written = allow_unsupported or not conversion.unsupported
         if is_written:
@@ -110,11 +118,19 @@ def import_simpletuner(
             raise typer.Exit(EXIT_FAILED)
 
 
-def _defaults(config: Any) -> dict[str, Any]:  # noqa: ANN401 - what the file says
+def _defaults(path: Path) -> dict[str, Any]:
     """Return SimpleTuner's configuration with its options' names as they are without dashes."""
-    if not isinstance(config, dict):
-        raise _refusal("--config", "a config.json is an object of options")
-    return {str(name).lstrip("-").replace("-", "_"): value for name, value in config.items()}
+    config = _mapping(path, "--config")
+    return {name.lstrip("-").replace("-", "_"): value for name, value in config.items()}
+
+
+def _mapping(path: Path, field: str) -> dict[str, Any]:
+    from diptych.datasets.simpletuner.conversion import read_json
+
+    found = read_json(_read(path, field), field)
+    if not isinstance(found, dict):
+        raise _refusal(field, "is no JSON object")
+    return found
 
 
 def _read(path: Path, field: str) -> bytes:

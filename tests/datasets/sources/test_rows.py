@@ -79,6 +79,12 @@ def test_metadata_finds_a_row_by_its_image() -> None:
     assert metadata.unused() == ["b.png"]
 
 
+def test_metadata_may_name_images_by_numbers() -> None:
+    rows = [{"id": 12, "text": "one"}]
+    metadata = MetadataRows(iter(rows), MetadataSpec(file_column="id", has_extension=False))
+    assert metadata.of("12.png")["text"] == "one"
+
+
 def test_metadata_may_name_images_without_extension() -> None:
     metadata = MetadataRows(
         iter([{"id": "x/a"}]), MetadataSpec(file_column="id", has_extension=False)

@@ -92,6 +92,8 @@ def _columns(options: Options, strategy: str) -> tuple[Any, Any]:
     """Return the columns of captions, and of those used where they are empty."""
     if strategy == "parquet":
         table = options.mapping("parquet")
+        if not table.get("caption_column"):
+            options.say("parquet", "unsupported", "no caption_column is given")
         return table.get("caption_column") or "text", table.get("fallback_caption_column")
     if strategy == "csv":
         return options.get("csv_caption_column", "caption"), None

@@ -134,11 +134,9 @@ class _Converting:
                     yield found
             elif kind in _EMBEDS:
                 options.say("dataset_type", "translated", "embeddings are kept in one store")
-                for option in ("type", "instance_data_dir", "aws_bucket_name", "aws_data_prefix"):
+                for option in ("type", "disabled", "disable"):
                     options.own(option)
-                    options.say(option, "ignored", "the store is a setting of the embedding cache")
-                for option in ("aws_endpoint_url", "aws_region_name", "disabled", "disable"):
-                    options.own(option)
+                options.say("type", "ignored", "the store is a setting of the embedding cache")
             elif kind != "conditioning":
                 options.drop(f"dataset_type {kind} has no counterpart here")
 
@@ -245,29 +243,29 @@ class _Converting:
     def _masks(self, name: str, options: Options) -> Part | None:
         """Return ``masks`` of the entries that condition a dataset."""
         given = options.own("conditioning_data")
-        wanted = given if isinstance(given, list) else [given] if given else []
-        wanted += [
+        named = given if isinstance(given, list) else [given] if given else []
+        naming = [
             other
             for other, one in self._options.items()
-            if self._types[other] == "conditioning"
-            and one.own("source_dataset_id") == name
-            and other not in wanted
+            if self._types[other] == "conditioning" and one.own("source_dataset_id") == name
         ]
-        found: Part | None = None
-        for other in wanted:
-            if self._types.get(str(other)) != "conditioning":
+        found = []
+        for other in dict.fromkeys(map(str, [*named, *naming])):
+            if self._types.get(other) != "conditioning":
                 raise _refusal(f"{name}: conditioning_data", f"no such entry {other!r:.60}")
-            mask = self._mask(self._options[str(other)])
-            self._used.add(str(other))
-            if mask is not None and found is not None:
-                options.say("conditioning_data", "unsupported", "one set of masks is used")
-            found = found or mask
-        if found is not None:
+            self._used.add(other)
+            if (mask := self._mask(self._options[other])) is not None:
+                found.append(mask)
+        if len(found) > 1:
+            options.say("conditioning_data", "unsupported", "one set of masks is used")
+        elif found:
             options.say("conditioning_data", "translated", "masks")
-        return found
+        return found[0] if found else None
 
     def _mask(self, options: Options) -> Part | None:
         kind = options.get("conditioning_type")
+        if options.flag("disabled") or options.flag("disable"):
+            return None
         if kind not in _MASKS:
             options.drop(f"conditioning_type {kind} is not trained on here")
             return None
@@ -279,15 +277,6 @@ class _Converting:
             probability = options.number("masked_loss_probability", 1.0)
             if probability != 1.0:
                 found["probability"] = probability
-        for option in ("caption_strategy", "resolution", "resolution_type", "crop", "repeats"):
-            options.own(option)
-            options.say(option, "ignored", "a mask is sized and cropped as its image")
-        for option in ("crop_style", "crop_aspect", "crop_aspect_buckets", "probability"):
-            options.own(option)
-            options.say(option, "ignored", "a mask is sized and cropped as its image")
-        for option in ("minimum_image_size", "maximum_image_size", "target_downsample_size"):
-            options.own(option)
-            options.say(option, "ignored", "a mask is sized and cropped as its image")
         return found if source is not None else None
 
 

@@ -85,6 +85,26 @@ _KNOWN: Final[Mapping[str, tuple[Outcome, str]]] = {
     "disable_after_epoch_step": ("unsupported", "a probability that fades has no counterpart here"),
 }
 """Options that nothing reads, with what becomes of them."""
+_ELSEWHERE: Final = frozenset(
+    (
+        *("instance_data_dir", "instance_data_root", "aws_bucket_name", "aws_data_prefix"),
+        *("aws_endpoint_url", "aws_region_name", "csv_file", "csv_cache_dir", "csv_url_column"),
+        *("csv_caption_column", "dataset_name", "split", "revision", "image_column", "huggingface"),
+        *("caption_column", "fallback_caption_column", "webshart", "source", "metadata"),
+        *("subfolder", "metadata_backend", "parquet", "resolution", "resolution_type"),
+        *("minimum_image_size", "maximum_image_size", "target_downsample_size"),
+        *("minimum_aspect_ratio", "maximum_aspect_ratio", "max_upscale_threshold", "crop"),
+        *("crop_style", "crop_aspect", "crop_aspect_buckets", "caption_strategy"),
+        *("disable_multiline_split", "instance_prompt", "prepend_instance_prompt"),
+        *("only_instance_prompt", "caption_shuffle", "probability", "repeats", "max_num_samples"),
+        *("train_batch_size", "start_epoch", "end_epoch", "start_step", "end_step"),
+        *("vae_cache_ondemand", "vae_cache_disable", "vae_cache_clear_each_epoch"),
+        *("text_cache_ondemand", "text_cache_disable", "text_embeds", "conditioning_data"),
+        *("conditioning_type", "source_dataset_id", "is_regularisation_data"),
+        "is_regularization_data",
+    )
+)
+"""Options that are read of the kinds of entries that heed them."""
 _OFF: Final[tuple[object, ...]] = (None, "", False, 0, "false", "0")
 
 
@@ -205,6 +225,8 @@ class Options:
                 continue
             if option in self._read:
                 self.say(option, "honoured")
+            elif option in _ELSEWHERE:
+                self.say(option, "ignored", "not heeded of such an entry")
             elif option not in _KNOWN:
                 self.say(option, "unsupported", "no option that is known")
             else:
