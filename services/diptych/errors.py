@@ -323,7 +323,8 @@ class AdapterInUse(FailedPrecondition):
     reason = "ADAPTER_IN_USE"
 
     def __init__(self, *, adapter: str, num_requests: int, pinned: bool = False) -> None:
-        uses = [f"in use by {num_requests} requests"] if num_requests or not pinned else []
+        plural = "" if num_requests == 1 else "s"
+        uses = [f"in use by {num_requests} request{plural}"] if num_requests or not pinned else []
         kept = ["kept on the device by LoadAdapter"] if pinned else []
         super().__init__(f"adapter {adapter} is {' and '.join(uses + kept)}")
         self.adapter, self.num_requests, self.pinned = adapter, num_requests, pinned

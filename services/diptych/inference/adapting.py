@@ -11,20 +11,38 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from diptych.errors import AdapterNotFound, DiptychError
-from diptych.inference.adapter_pool import AdapterPool, PoolStats, Tier
+from diptych.inference.adapter_pool import AdapterPool, Holder, PoolStats, Tier
 from diptych.inference.adapter_units import Unit, unit_of, units_of
 from diptych.inference.call import Call, Image
 from diptych.inference.isolation import as_failure
 from diptych.inference.ports import AdapterLoader, Executor, Prepared
 from diptych.inference.trajectory import AdapterState, AdapterUse, AdapterWaited
 
-__all__ = ["AdapterStats", "Adapting", "Pinned"]
+__all__ = ["AdapterStats", "Adapting", "PinTicket", "Pinned"]
 
 _log = logging.getLogger(__name__)
 
 Uses = tuple[AdapterUse, ...]
 Pinned = Callable[[DiptychError | None], None]
 """Hears that an adapter is pinned, or why not, once ``stats`` say so; from the engine's thread."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PinTicket:
+    """A pin that was asked for; its caller does one of both in the end, from any thread."""
+
+    keep: Callable[[], None]
+    """The answer was heard: from now on only unpinning ends the pin."""
+    give_up: Callable[[], None]
+    """Nobody hears the answer: leave nothing pinned that nobody else asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Load:
+    """One call that asks for a pin."""
+
+    use: AdapterUse
+    done: Pinned
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +53,7 @@ class AdapterStats:
     running: tuple[str, ...]
     """Names of the adapters that running images hold."""
     waiting: tuple[str, ...]
-    """Names of the adapters that calls wait for."""
+    """Names of the adapters of images that wait for a slot, as vLLM tells them."""
     num_waiting: int
     """Calls that wait for an adapter."""
 
@@ -44,7 +62,8 @@ class AdapterStats:
 class Adapting:
     """The adapters of open calls; owned by the engine thread.
 
-    ``post`` hands a function to the engine's thread; ``fail`` ends a call.
+    ``post`` hands a function to the engine's thread; ``fail`` ends a call; ``queue`` yields the
+    images that wait for a slot.
     """
 
     executor: Executor
@@ -52,12 +71,13 @@ class Adapting:
     pool: AdapterPool
     post: Callable[[Callable[[], None]], None]
     fail: Callable[[Call, DiptychError], None]
+    queue: Callable[[], Iterable[Image]]
     clock: Callable[[], float]
     stats: AdapterStats = field(init=False)
     """As of the last ``refresh``; any thread may read it."""
     _calls: dict[Unit, dict[Call, None]] = field(default_factory=dict)
     """Open calls that wait for a unit."""
-    _pins: dict[Unit, list[Pinned]] = field(default_factory=dict)
+    _pins: dict[Unit, list[_Load]] = field(default_factory=dict)
     _prepared: dict[Unit, Prepared] = field(default_factory=dict)
     _running: Counter[str] = field(default_factory=Counter)
     _ended: DiptychError | None = None
@@ -113,53 +133,42 @@ class Adapting:
             _log.exception("the adapters of request %s cannot be used", image.call.request_id)
             self.fail(image.call, as_failure(error))
             return False
-        self.pool.acquire(units)
+        self.pool.acquire(units, _holder(image.call))
         self._running.update(use.name for use in image.call.request.adapters)
         self.dismiss(image.call)
         return True
 
     def release(self, image: Image) -> None:
         """Let go of what ``attach`` held."""
-        self.pool.release(units_of(image.call.request))
+        self.pool.release(units_of(image.call.request), _holder(image.call))
         self._running -= Counter(use.name for use in image.call.request.adapters)
 
-    def pin(self, use: AdapterUse, done: Pinned) -> None:
-        """Bring an adapter to the device and keep it there; ``done`` hears of it."""
-        unit = unit_of(use)
-        if self._ended is not None:
-            done(self._ended)
-            return
-        if self.pool.tier(unit) is Tier.DEVICE:
-            self.pool.pin(unit)
-            self._answer([done], None)
-            return
-        self._pins.setdefault(unit, []).append(done)
-        self._load(unit, (use,))
-        self._pin_if_loaded(unit)
+    def load(self, use: AdapterUse, done: Pinned) -> PinTicket:
+        """Ask for an adapter to be brought to the device and kept there; from any thread.
 
-    def unpin(self, use: AdapterUse, *, evict: bool, done: Pinned) -> None:
-        """Let a pinned adapter go, with ``evict`` at once; ``done`` hears of it."""
-        unit = unit_of(use)
-        try:
-            if self._ended is not None:
-                raise self._ended
-            if evict:
-                self.pool.check_idle(unit, use.name)
-            if not self.pool.unpin(unit):
-                raise AdapterNotFound(use.name)
-        except DiptychError as error:
-            done(error)
-            return
-        if evict:
-            self._evict(unit)
-        self._answer([done], None)
+        ``done`` hears of it. Each tenant has a pin of its own, and one however often it asks.
+        """
+        load = _Load(use=use, done=done)
+        self.post(partial(self._pin, load))
+        return PinTicket(
+            keep=lambda: self.post(partial(self.pool.confirm, unit_of(use), use.tenant)),
+            give_up=lambda: self.post(partial(self._give_up, load)),
+        )
+
+    def unload(self, use: AdapterUse, *, evict: bool, done: Pinned) -> None:
+        """Ask for a tenant's pin to be dropped, with ``evict`` to take the adapter off the device.
+
+        What others have pinned or run with stays there all the same. ``done`` hears of it; from
+        any thread.
+        """
+        self.post(partial(self._unpin, use, evict=evict, done=done))
 
     def end(self, error: DiptychError) -> None:
         """Answer whoever waits for a pin, and whoever asks for one from now on, with ``error``."""
         self._ended = error
         while self._pins:
-            _, waiting = self._pins.popitem()
-            self._answer(waiting, error)
+            _, loads = self._pins.popitem()
+            self._answer(loads, error)
 
     def refresh(self) -> None:
         """Take the snapshot that other threads read."""
@@ -167,9 +176,50 @@ class Adapting:
         self.stats = AdapterStats(
             pool=self.pool.stats(),
             running=tuple(sorted(name for name, count in self._running.items() if count > 0)),
-            waiting=tuple(sorted({use.name for call in calls for use in call.request.adapters})),
+            waiting=tuple(sorted(_names(image.call for image in self.queue()))),
             num_waiting=len(calls),
         )
+
+    def _pin(self, load: _Load) -> None:
+        unit = unit_of(load.use)
+        if self._ended is not None:
+            load.done(self._ended)
+            return
+        if self.pool.tier(unit) is Tier.DEVICE:
+            self.pool.pin(unit, load.use.tenant, load)
+            self._answer([load], None)
+            return
+        self._pins.setdefault(unit, []).append(load)
+        self._load(unit, (load.use,))
+        self._pin_if_loaded(unit)
+
+    def _give_up(self, load: _Load) -> None:
+        unit = unit_of(load.use)
+        loads = self._pins.get(unit, [])
+        if load not in loads:
+            self.pool.withdraw(unit, load.use.tenant, load)
+            return
+        loads.remove(load)
+        if not loads:
+            del self._pins[unit]
+            self._drop_unwanted(unit)
+
+    def _unpin(self, use: AdapterUse, *, evict: bool, done: Pinned) -> None:
+        unit = unit_of(use)
+        try:
+            if self._ended is not None:
+                raise self._ended
+            if evict:
+                self.pool.check_unused(unit, use.tenant, use.name)
+            if not self.pool.unpin(unit, use.tenant):
+                raise AdapterNotFound(use.name)
+        except DiptychError as error:
+            done(error)
+            return
+        if evict and self.pool.is_idle(unit):
+            self._evict(unit)
+        self.refresh()
+        done(None)
 
     def _want(self, unit: Unit, uses: Uses, call: Call) -> None:
         calls = self._calls.setdefault(unit, {})
@@ -210,19 +260,20 @@ class Adapting:
     def _pin_if_loaded(self, unit: Unit) -> None:
         if unit not in self._pins or self.pool.tier(unit) is not Tier.HOST:
             return
-        waiting, error = self._pins.pop(unit), None
+        loads, error = self._pins.pop(unit), None
         try:
             self._place([unit], self.pool.make_room_now([unit]))
-            self.pool.pin(unit)
+            for load in loads:
+                self.pool.pin(unit, load.use.tenant, load)
         except Exception as caught:  # noqa: BLE001  logged, fails one request
             _log.warning("an adapter cannot be pinned: %s", caught)
             error = as_failure(caught)
-        self._answer(waiting, error)
+        self._answer(loads, error)
 
-    def _answer(self, waiting: Iterable[Pinned], error: DiptychError | None) -> None:
+    def _answer(self, loads: Iterable[_Load], error: DiptychError | None) -> None:
         self.refresh()
-        for done in waiting:
-            done(error)
+        for load in loads:
+            load.done(error)
 
     def _at_hand(self, call: Call) -> bool:
         """Return whether all adapters of ``call`` are loaded; one evicted since loads again."""
@@ -271,3 +322,13 @@ class Adapting:
             for own in call.request.adapters:
                 if own.digest in digests:
                     call.deliver(AdapterWaited(name=own.name, digest=own.digest, state=state))
+
+
+def _holder(call: Call) -> Holder:
+    """Return as whom ``call`` holds its adapters, which are all one tenant's."""
+    tenant = next((use.tenant for use in call.request.adapters), "")
+    return Holder(tenant=tenant, request=call)
+
+
+def _names(calls: Iterable[Call]) -> set[str]:
+    return {use.name for call in calls for use in call.request.adapters}
