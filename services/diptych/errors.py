@@ -12,6 +12,8 @@ DiptychError
 │   └── SettingInvalid         a setting of the process itself
 ├── Unauthenticated
 │   └── TokenRefused           no token, or none that this server knows
+├── PermissionDenied
+│   └── TenantRefused          a call for another tenant than the caller's own
 ├── FailedPrecondition         the system is not in a state for it
 │   ├── AdapterMismatch        an adapter made for another model
 │   ├── AdapterInUse           an adapter that running requests hold
@@ -90,6 +92,7 @@ __all__ = [
     "ObjectNotFound",
     "OutOfDeviceMemory",
     "PeerUnavailable",
+    "PermissionDenied",
     "PickleRefused",
     "PromptTooLong",
     "QueueFull",
@@ -101,6 +104,7 @@ __all__ = [
     "SourceUnavailable",
     "Starting",
     "StoreFull",
+    "TenantRefused",
     "TokenRefused",
     "Unauthenticated",
     "Unavailable",
@@ -138,6 +142,12 @@ class Unauthenticated(DiptychError):
     """The server does not know the caller."""
 
     code = "UNAUTHENTICATED"
+
+
+class PermissionDenied(DiptychError):
+    """The server knows the caller, who may not do this."""
+
+    code = "PERMISSION_DENIED"
 
 
 class FailedPrecondition(DiptychError):
@@ -304,6 +314,16 @@ class TokenRefused(Unauthenticated):
 
     def __init__(self, problem: str) -> None:
         super().__init__(f"metadata authorization: {problem}")
+        self.problem = problem
+
+
+class TenantRefused(PermissionDenied):
+    """A call is for another tenant than its token's, which this server does not let act for it."""
+
+    reason = "TENANT_REFUSED"
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"metadata x-diptych-tenant: {problem}")
         self.problem = problem
 
 

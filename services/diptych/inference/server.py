@@ -34,7 +34,7 @@ from diptych.inference.orders import Catalog
 from diptych.inference.peer import join_peer
 from diptych.inference.service import SERVICE_NAME, Hosting, InferenceService, Submits
 from diptych.inference.settings import InferenceSettings, Settings
-from diptych.rpc.auth import TokenFile, everyone
+from diptych.rpc.auth import TokenFile, Trust, everyone
 from diptych.rpc.channel import ChannelConfig
 from diptych.rpc.server import Probe, RpcServer, ServerConfig
 from diptych.storage.tiers import TierStats
@@ -59,6 +59,8 @@ WATCH_S: Final = 1.0
 HAND_BACK_S: Final = 2.0
 """The engine hands requests back at the end of the grace period; calls get this much longer."""
 FORCED_EXIT: Final = 130
+HANDED_OVER: Final = frozenset({"Refine"})
+"""RPCs that a trusted peer makes for tenants of its own."""
 
 Result = TypeVar("Result")
 
@@ -292,7 +294,8 @@ def _rpc_server(own: InferenceSettings, metrics: InferenceMetrics) -> RpcServer:
     config = ServerConfig(host=own.host, port=own.port, health_port=own.health_port)
     tokens = own.auth_tokens_file
     authenticate = everyone if tokens is None else TokenFile(tokens)
-    return RpcServer(config, authenticate=authenticate, on_call=metrics.on_call)
+    trust = Trust(peers=frozenset(own.trusted_peers), methods=HANDED_OVER)
+    return RpcServer(config, authenticate=authenticate, trust=trust, on_call=metrics.on_call)
 
 
 def _metrics_server(
