@@ -23,8 +23,10 @@ from diptych.inference.ports import Prepared
 from diptych.inference.trajectory import AdapterUse
 from diptych.storage.local import LocalBlobs
 from diptych.storage.local_refs import LocalRefs
-from diptych.storage.tiers import open_files
+from diptych.storage.tiers import TierStats, open_files
+from support.buckets import s3_bucket, s3_server
 from support.fake_device import FakeObserver
+from support.shelves import in_bucket
 
 Result = Prepared | DiptychError
 
@@ -105,6 +107,27 @@ def test_keeps_what_it_bound_in_host_memory(rig: Rig) -> None:
     assert rig.loader.stats().size_bytes == 60
 
 
+def test_counts_what_the_host_tier_does(rig: Rig) -> None:
+    one, two = rig.publish("a", seed=1), rig.publish("b", seed=2)
+    for use in (one, one, two):
+        rig.load(use)
+    assert rig.loader.stats() == TierStats(
+        num_hits=1, num_misses=2, num_evictions=1, num_held=1, size_bytes=60
+    )
+    assert rig.loader.in_host() == {two.digest}
+
+
+def test_falls_through_the_tiers_one_after_the_other(tmp_path: Path) -> None:
+    with s3_server() as url:
+        registry = in_bucket(s3_bucket(url).store, "adapters", tmp_path)
+        rig = Rig(registry)
+        one, two = rig.publish("a", seed=1), rig.publish("b", seed=2)
+        for use in (one, one, two, one):
+            assert isinstance(rig.load(use), Prepared)
+        rig.loader.stop()
+    assert [tier for tier, _ in rig.observer.loads] == ["store", "host", "store", "disk"]
+
+
 def test_what_it_kept_waits_for_no_other_load(rig: Rig) -> None:
     use = rig.publish("a", seed=1)
     rig.load(use)
@@ -120,7 +143,7 @@ def test_drops_the_least_recently_used_beyond_its_bytes(rig: Rig) -> None:
     for use in (one, two, one):
         rig.load(use)
     assert rig.bound == ["a", "b", "a"]
-    assert rig.loader.stats().num_units == 1
+    assert rig.loader.stats().num_held == 1
 
 
 def test_an_adapter_that_is_gone_is_not_found(rig: Rig) -> None:

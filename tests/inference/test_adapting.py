@@ -187,6 +187,37 @@ def test_a_hot_adapter_does_not_starve_a_cold_one(rig: Rig) -> None:
     assert len(set(order[last:])) > 10
 
 
+COLD = tuple(f"cold{number}-r4" for number in range(100))
+
+
+@pytest.mark.parametrize(
+    ("name", "pinned"),
+    [("hot-r4", False), ("hot-r4", True), ("hot-r12", False)],
+    ids=["small", "pinned", "fills the device"],
+)
+def test_a_flood_for_one_adapter_does_not_starve_a_hundred_others(
+    name: str, *, pinned: bool
+) -> None:
+    rig = Rig(num_slots=4, max_rows=8, max_waiting=1200, adapter_lines=12)
+    rig.start()
+    rig.executor.before_run = lambda names: setattr(rig.clock, "now", rig.clock.now + 0.5)
+    if pinned:
+        pin(rig, name)
+    rig.hold()
+    hot = [rig.submit("hot", adapters=(use(name),)) for _ in range(1000)]
+    rig.wait_held()
+    cold = [rig.submit(own, adapters=(use(own),)) for own in COLD]
+    before = len(rig.executor.ticks)
+    rig.executor.gate.set()
+    assert all(isinstance(mailbox.end(), Completed) for mailbox in cold)
+    assert sum(isinstance(mailbox.events[-1], Completed) for mailbox in hot) < 200
+    ticks = [names for _, names in rig.executor.ticks[before:]]
+    last = max(number for number, names in enumerate(ticks) if set(names) & set(COLD))
+    rig.engine.stop()
+    # Two cold ones at a time beside the hot one, or three, four ticks each: 200 ticks at best.
+    assert last < 240
+
+
 def test_a_pinned_adapter_stays(rig: Rig) -> None:
     pin(rig, "a")
     for name in ("b", "c", "d"):

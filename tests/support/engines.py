@@ -134,6 +134,7 @@ class FakeEngine:
                     pins=tuple(self.pins),
                     users=self.users,
                 ),
+                in_host=frozenset(),
                 running=(),
                 waiting=(),
                 num_waiting=0,

@@ -153,6 +153,9 @@ class FakeLoader:
         else:
             finish()
 
+    def in_host(self) -> frozenset[str]:
+        return frozenset()
+
     def stop(self) -> None:
         pass
 

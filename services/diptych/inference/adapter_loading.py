@@ -10,7 +10,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -23,8 +23,9 @@ from diptych.inference.adapter_units import Unit
 from diptych.inference.isolation import as_failure
 from diptych.inference.ports import Observer, Prepared
 from diptych.inference.trajectory import AdapterUse
+from diptych.storage.tiers import TierStats
 
-__all__ = ["Bind", "HostStats", "StoreLoader"]
+__all__ = ["Bind", "StoreLoader"]
 
 _log = logging.getLogger(__name__)
 
@@ -33,14 +34,6 @@ Uses = tuple[AdapterUse, ...]
 
 Bind = Callable[[Uses, Sequence[Adapter]], Prepared]
 """Binds the adapters of one unit to this server's networks; from any thread."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostStats:
-    """What the host tier holds."""
-
-    num_units: int
-    size_bytes: int
 
 
 class StoreLoader:
@@ -60,7 +53,8 @@ class StoreLoader:
         self._observer, self._clock = observer, clock
         self._lock = threading.Lock()
         self._kept: OrderedDict[Unit, Prepared] = OrderedDict()
-        self._size_bytes = 0
+        self._stats = TierStats()
+        self._digests: frozenset[str] = frozenset()
         self._pool = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="adapters")
 
     def prepare(
@@ -80,10 +74,14 @@ class StoreLoader:
         self._observer.on_adapter_load(seconds=0.0, tier="host", reason=None)
         done(kept)
 
-    def stats(self) -> HostStats:
-        """Return a snapshot."""
+    def in_host(self) -> frozenset[str]:
+        """Return the digests of what is kept in host memory."""
+        return self._digests
+
+    def stats(self) -> TierStats:
+        """Return what the host tier holds, in adapters and bytes, and what it did."""
         with self._lock:
-            return HostStats(num_units=len(self._kept), size_bytes=self._size_bytes)
+            return replace(self._stats, num_held=len(self._digests))
 
     def stop(self) -> None:
         """Drop what is queued and end the threads."""
@@ -122,18 +120,26 @@ class StoreLoader:
 
     def _recall(self, unit: Unit) -> Prepared | None:
         with self._lock:
-            if unit in self._kept:
-                self._kept.move_to_end(unit)
-            return self._kept.get(unit)
+            stats = self._stats
+            if unit not in self._kept:
+                self._stats = replace(stats, num_misses=stats.num_misses + 1)
+                return None
+            self._stats = replace(stats, num_hits=stats.num_hits + 1)
+            self._kept.move_to_end(unit)
+            return self._kept[unit]
 
     def _keep(self, unit: Unit, prepared: Prepared) -> None:
         """Keep a unit and drop the least recently used ones beyond the limit."""
         if prepared.size_bytes > self._host_bytes:
             return
         with self._lock:
+            size_bytes, num_evictions = self._stats.size_bytes, self._stats.num_evictions
             if self._kept.pop(unit, None) is None:
-                self._size_bytes += prepared.size_bytes
+                size_bytes += prepared.size_bytes
             self._kept[unit] = prepared
-            while self._size_bytes > self._host_bytes:
+            while size_bytes > self._host_bytes:
                 _, dropped = self._kept.popitem(last=False)
-                self._size_bytes -= dropped.size_bytes
+                size_bytes -= dropped.size_bytes
+                num_evictions += 1
+            self._stats = replace(self._stats, size_bytes=size_bytes, num_evictions=num_evictions)
+            self._digests = frozenset(own.digest for kept in self._kept for own in kept.members)

@@ -43,11 +43,13 @@ class PoolStats:
 
     num_lines: int
     lines_used: int
+    size_bytes: int
+    """What the units on the device take there."""
     resident: tuple[str, ...]
     """Digests of the units on the device."""
     pins: tuple[Owned, ...]
     in_host: tuple[str, ...]
-    """Digests of the units in host memory that wait for their turn on the device."""
+    """Digests of the units that wait in host memory for their turn on the device."""
     users: Mapping[Owned, int]
     """How many requests of a tenant run with an adapter."""
     num_hits: int
@@ -59,12 +61,17 @@ class PoolStats:
 class _Entry:
     tier: Tier
     num_lines: int = 0
+    size_bytes: int = 0
     holders: Counter[Holder] = field(default_factory=Counter)
     """Images of each request."""
     pins: dict[str, set[Hashable]] = field(default_factory=dict)
     """By tenant: who asked for its pin and has not heard of it yet, nobody once one has."""
     resident_since: float = 0.0
     used_at: int = 0
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.holders and not self.pins
 
 
 class AdapterPool:
@@ -74,6 +81,8 @@ class AdapterPool:
         self._num_lines = num_lines
         self._slice_s = slice_s
         self._entries: dict[Unit, _Entry] = {}
+        self._on_device: dict[Unit, _Entry] = {}
+        """Those of the entries; hundreds of others may wait."""
         self._uses = 0
         self._hits = self._misses = self._evictions = 0
 
@@ -92,10 +101,10 @@ class AdapterPool:
         """Note that a request found a unit on the device."""
         self._hits += 1
 
-    def loaded(self, unit: Unit, num_lines: int) -> None:
+    def loaded(self, unit: Unit, num_lines: int, *, size_bytes: int = 0) -> None:
         """Note that a unit is in host memory and will take ``num_lines``."""
         entry = self._entries[unit]
-        entry.tier, entry.num_lines = Tier.HOST, num_lines
+        entry.tier, entry.num_lines, entry.size_bytes = Tier.HOST, num_lines, size_bytes
 
     def forget(self, unit: Unit) -> None:
         """Drop a unit that is not on the device: it failed, or nobody waits for it."""
@@ -109,7 +118,7 @@ class AdapterPool:
             AdapterSlotsFull: They never will, beside what is pinned.
         """
         needed = sum(self._entries[unit].num_lines for unit in units)
-        pinned = sum(e.num_lines for u, e in self._entries.items() if e.pins and u not in units)
+        pinned = sum(e.num_lines for u, e in self._on_device.items() if e.pins and u not in units)
         if needed + pinned > self._num_lines:
             raise AdapterSlotsFull(needed_lines=needed, num_lines=self._num_lines)
 
@@ -118,6 +127,8 @@ class AdapterPool:
         entries = [self._entries[unit] for unit in units]
         missing = sum(e.num_lines for e in entries if e.tier is not Tier.DEVICE)
         free = self._num_lines - self._lines_used()
+        if free >= missing:
+            return ()
         evicted: list[Unit] = []
         for unit in self._idle(units):
             if free >= missing:
@@ -142,11 +153,13 @@ class AdapterPool:
         """Note that a unit is on the device."""
         entry = self._entries[unit]
         entry.tier, entry.resident_since = Tier.DEVICE, now
+        self._on_device[unit] = entry
         self._touch(entry)
 
     def evicted(self, unit: Unit) -> None:
         """Note that a unit has left the device."""
         entry = self._entries.pop(unit)
+        del self._on_device[unit]
         assert not entry.holders
         assert not entry.pins
         self._evictions += 1
@@ -221,26 +234,26 @@ class AdapterPool:
             raise AdapterInUse(adapter=name, num_requests=held)
 
     def is_idle(self, unit: Unit) -> bool:
-        """Return whether a unit that is on the device may go: nobody holds it or has it pinned."""
-        entry = self._entries[unit]
-        return entry.tier is Tier.DEVICE and not entry.holders and not entry.pins
+        """Return whether a unit on the device may go: nobody holds it or has it pinned."""
+        return self._on_device[unit].is_idle
 
     def stats(self) -> PoolStats:
         """Return a snapshot."""
-        resident = [unit for unit, e in self._entries.items() if e.tier is Tier.DEVICE]
+        resident = self._on_device
         in_host = [unit for unit, e in self._entries.items() if e.tier is Tier.HOST]
         users: Counter[Owned] = Counter()
         for unit in resident:
-            for holder in self._entries[unit].holders:
+            for holder in resident[unit].holders:
                 users.update((holder.tenant, digest) for digest in _digests(unit))
         return PoolStats(
             num_lines=self._num_lines,
             lines_used=self._lines_used(),
+            size_bytes=sum(entry.size_bytes for entry in resident.values()),
             resident=tuple(digest for unit in resident for digest in _digests(unit)),
             pins=tuple(
                 (tenant, digest)
                 for unit in resident
-                for tenant in self._entries[unit].pins
+                for tenant in resident[unit].pins
                 for digest in _digests(unit)
             ),
             in_host=tuple(digest for unit in in_host for digest in _digests(unit)),
@@ -251,13 +264,12 @@ class AdapterPool:
         )
 
     def _lines_used(self) -> int:
-        entries = self._entries.values()
-        return sum(entry.num_lines for entry in entries if entry.tier is Tier.DEVICE)
+        return sum(entry.num_lines for entry in self._on_device.values())
 
     def _idle(self, keep: Collection[Unit]) -> list[Unit]:
         """Return the units that may go, the least recently used first."""
-        idle = [unit for unit in self._entries if self.is_idle(unit) and unit not in keep]
-        return sorted(idle, key=lambda unit: self._entries[unit].used_at)
+        idle = [(e.used_at, u) for u, e in self._on_device.items() if e.is_idle and u not in keep]
+        return [unit for _, unit in sorted(idle, key=lambda item: item[0])]
 
     def _touch(self, entry: _Entry) -> None:
         self._uses += 1

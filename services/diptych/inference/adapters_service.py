@@ -312,9 +312,10 @@ class AdapterService(adapters_pb2_grpc.AdapterServiceServicer):
 
     def _residency(self, shown: Shown) -> pb.AdapterResidency:
         """Return where an adapter is, as the engine last said, and what the tenant does with it."""
-        pool, digest = self._engine().stats().adapters.pool, str(shown.card.digest)
+        stats, digest = self._engine().stats().adapters, str(shown.card.digest)
+        pool = stats.pool
         tier = "disk" if shown.is_here else "store"
-        if digest in pool.in_host:
+        if digest in stats.in_host:
             tier = "host"
         if digest in pool.resident:
             tier = "device"

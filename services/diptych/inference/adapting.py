@@ -12,7 +12,7 @@ from functools import partial
 
 from diptych.errors import AdapterNotFound, DiptychError
 from diptych.inference.adapter_pool import AdapterPool, Holder, PoolStats, Tier
-from diptych.inference.adapter_units import Unit, unit_of, units_of
+from diptych.inference.adapter_units import Unit, unit_of
 from diptych.inference.call import Call, Image
 from diptych.inference.isolation import as_failure
 from diptych.inference.ports import AdapterLoader, Executor, Prepared
@@ -50,12 +50,14 @@ class AdapterStats:
     """What adapters do, for metrics and for placing requests."""
 
     pool: PoolStats
+    in_host: frozenset[str]
+    """Digests of the adapters that are in host memory, those on the device too."""
     running: tuple[str, ...]
     """Names of the adapters that running images hold."""
     waiting: tuple[str, ...]
     """Names of the adapters of images that wait for a slot, as vLLM tells them."""
     num_waiting: int
-    """Calls that wait for an adapter."""
+    """Calls whose adapters are not all on the device yet."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -87,7 +89,7 @@ class Adapting:
 
     def expect(self, call: Call) -> None:
         """Begin to load what ``call`` needs and is not at hand."""
-        for unit, uses in units_of(call.request).items():
+        for unit, uses in call.units.items():
             if self.pool.tier(unit) is Tier.DEVICE:
                 self.pool.hit()
             else:
@@ -95,7 +97,7 @@ class Adapting:
 
     def dismiss(self, call: Call) -> None:
         """Forget that ``call`` waits; what only it wanted is dropped."""
-        for unit in units_of(call.request):
+        for unit in call.units:
             calls = self._calls.get(unit, {})
             if call in calls:
                 del calls[call]
@@ -111,7 +113,7 @@ class Adapting:
         """
         blocked, now = False, self.clock()
         for image in heads:
-            call, units = image.call, units_of(image.call.request).keys()
+            call, units = image.call, image.call.units.keys()
             if not self._at_hand(call):
                 continue
             if not self._fits(call, units):
@@ -124,7 +126,7 @@ class Adapting:
 
     def attach(self, image: Image) -> bool:
         """Put the adapters of a chosen image on the device and hold them; False if that failed."""
-        units = units_of(image.call.request).keys()
+        units = image.call.units.keys()
         room = self.pool.make_room(units)
         assert room is not None
         try:
@@ -140,7 +142,7 @@ class Adapting:
 
     def release(self, image: Image) -> None:
         """Let go of what ``attach`` held."""
-        self.pool.release(units_of(image.call.request), _holder(image.call))
+        self.pool.release(image.call.units, _holder(image.call))
         self._running -= Counter(use.name for use in image.call.request.adapters)
 
     def load(self, use: AdapterUse, done: Pinned) -> PinTicket:
@@ -173,8 +175,10 @@ class Adapting:
     def refresh(self) -> None:
         """Take the snapshot that other threads read."""
         calls = {call for waiting in self._calls.values() for call in waiting}
+        pool = self.pool.stats()
         self.stats = AdapterStats(
-            pool=self.pool.stats(),
+            pool=pool,
+            in_host=self.loader.in_host().union(pool.in_host),
             running=tuple(sorted(name for name, count in self._running.items() if count > 0)),
             waiting=tuple(sorted(_names(image.call for image in self.queue()))),
             num_waiting=len(calls),
@@ -251,7 +255,7 @@ class Adapting:
             for call in calls:
                 self.fail(call, result)
             return
-        self.pool.loaded(unit, result.num_lines)
+        self.pool.loaded(unit, result.num_lines, size_bytes=result.size_bytes)
         self._prepared[unit] = result
         self._tell(calls, uses, AdapterState.READY)
         self._pin_if_loaded(unit)
@@ -277,11 +281,10 @@ class Adapting:
 
     def _at_hand(self, call: Call) -> bool:
         """Return whether all adapters of ``call`` are loaded; one evicted since loads again."""
-        units = units_of(call.request)
-        for unit, uses in units.items():
+        for unit, uses in call.units.items():
             if self.pool.tier(unit) is Tier.ABSENT:
                 self._want(unit, uses, call)
-        tiers = {self.pool.tier(unit) for unit in units}
+        tiers = {self.pool.tier(unit) for unit in call.units}
         return tiers <= {Tier.HOST, Tier.DEVICE}
 
     def _fits(self, call: Call, units: Collection[Unit]) -> bool:

@@ -163,6 +163,9 @@ class AdapterLoader(Protocol):
         ``fetching`` hears that their turn has come, ``done`` what came of it.
         """
 
+    def in_host(self) -> frozenset[str]:
+        """Return the digests of adapters that wait for no fetch, being in host memory."""
+
     def stop(self) -> None:
         """Drop what is queued and end the loader's threads."""
 

@@ -92,7 +92,7 @@ class Loaded:
     catalog: Catalog
     num_slots: int
     tiers: Callable[[], Mapping[str, TierStats]] = dict
-    """What the tiers of adapters behind the device hold and did: ``host`` and ``disk``."""
+    """What the tiers of adapters behind the device hold and did: ``host``, maybe ``disk``."""
 
 
 Load = Callable[[Settings, InferenceMetrics], Loaded]
