@@ -31,7 +31,7 @@ def running(home: str, **own: object) -> Iterator[BackgroundServer]:
 def config_of(server: BackgroundServer, **identity: str | None) -> ClientConfig:
     """Return the configuration of a client of ``server`` that tries each call once."""
     channel = ChannelConfig(address=server.address, max_attempts=1)
-    return ClientConfig(channel=channel, timeout_s=CALL_TIMEOUT_S, **identity)  # type: ignore[arg-type]
+    return ClientConfig(channel=channel, timeout_s=CALL_TIMEOUT_S, **identity)
 
 
 def painter_of(server: BackgroundServer, **identity: str | None) -> InferenceClient:

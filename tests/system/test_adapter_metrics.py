@@ -91,8 +91,8 @@ def test_scrape_tells_what_adapters_do(small: BackgroundServer) -> None:
         cold = client.generate(using("moon"))
         assert any(is_ready(event) for event in cold)
         busy = until(small, lambda found: info("night", "moon,night") in found)
-        for events in pool.map(list, (hot, cold)):
-            assert events
+        rest = [pool.submit(list[Event], events) for events in (hot, cold)]
+        assert all(one.result(60) for one in rest)
         until(small, lambda found: info("", "") in found)
         told = [after(small, client, name) for name in ("night", "moon", "moon")]
     check_busy(adapters_in(busy), names_in(busy))
