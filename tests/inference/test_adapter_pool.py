@@ -160,17 +160,27 @@ def test_a_pin_that_somebody_heard_of_stays() -> None:
     pool = pool_with(A)
     for call in ("first", "second"):
         pool.pin(A, "studio", call)
-    pool.confirm(A, "studio")
+    pool.confirm(A, "studio", "second")
     for call in ("first", "second"):
         pool.withdraw(A, "studio", call)
     assert pool.stats().pins == (("studio", "a"),)
+
+
+def test_a_late_answer_confirms_no_later_pin() -> None:
+    pool = pool_with(A)
+    pool.pin(A, "studio", "first")
+    pool.unpin(A, "studio")
+    pool.pin(A, "studio", "second")
+    pool.confirm(A, "studio", "first")
+    pool.withdraw(A, "studio", "second")
+    assert pool.stats().pins == ()
 
 
 def test_withdrawing_a_pin_that_is_gone_changes_nothing() -> None:
     pool = pool_with(A)
     pool.withdraw(A, "studio", "call")
     pool.withdraw(B, "studio", "call")
-    pool.confirm(B, "studio")
+    pool.confirm(B, "studio", "call")
     assert pool.stats().pins == ()
 
 

@@ -202,11 +202,12 @@ class AdapterPool:
         elif entry.pins[tenant]:
             entry.pins[tenant].add(asker)
 
-    def confirm(self, unit: Unit, tenant: str) -> None:
-        """Let a pin stay until ``unpin``: one who asked for it has heard that it is there."""
+    def confirm(self, unit: Unit, tenant: str, asker: Hashable) -> None:
+        """Let the pin that ``asker`` asked for stay until ``unpin``: it was heard of."""
         entry = self._entries.get(unit)
-        if entry is not None and tenant in entry.pins:
-            entry.pins[tenant].clear()
+        askers = set() if entry is None else entry.pins.get(tenant, set())
+        if asker in askers:
+            askers.clear()
 
     def withdraw(self, unit: Unit, tenant: str, asker: Hashable) -> None:
         """Let a pin go that nobody but ``asker`` asked for; any other stays."""

@@ -153,7 +153,7 @@ class Adapting:
         load = _Load(use=use, done=done)
         self.post(partial(self._pin, load))
         return PinTicket(
-            keep=lambda: self.post(partial(self.pool.confirm, unit_of(use), use.tenant)),
+            keep=lambda: self.post(partial(self.pool.confirm, unit_of(use), use.tenant, load)),
             give_up=lambda: self.post(partial(self._give_up, load)),
         )
 
