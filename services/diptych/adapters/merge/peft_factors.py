@@ -35,7 +35,7 @@ class FactorMerge:
 
     spec: MergeSpec
     ranks: Sequence[int]
-    """The largest rank of each adapter."""
+    """The largest rank of each adapter that has targets."""
     generator: torch.Generator
 
     def merge_target(self, target: Target, parts: Sequence[Part]) -> tuple[LowRank, LayerReport]:

@@ -37,6 +37,8 @@ class Part:
     low_rank: LowRank
 
 
+_ROUNDING: Final = 2e-15
+"""A sum below this share of its terms' magnitudes is their rounding."""
 _ROWS: Final = 256
 """Rows of an update that are in float64 at a time."""
 
@@ -277,8 +279,12 @@ def _measured(
 
 
 def _energy(factors: Factors) -> float:
-    """Return the squared Frobenius norm of a product, never less than 0."""
-    return max(0.0, _inner(factors, factors))
+    """Return the squared Frobenius norm of a product, 0 where its terms cancel but for rounding."""
+    terms = (factors.up.T @ factors.up) * (factors.down @ factors.down.T)
+    found = float(terms.sum())
+    if not math.isfinite(found):
+        return math.inf
+    return found if found > _ROUNDING * float(terms.abs().sum()) else 0.0
 
 
 def _inner(first: Factors, second: Factors) -> float:

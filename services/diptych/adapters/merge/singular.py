@@ -35,6 +35,8 @@ _WELL_APART: Final = 1e-4
 """Columns whose share of their own falls below this are made orthogonal the slow way."""
 _SMALL: Final = 256
 """Up to this many rows an exact decomposition is quicker than iterating."""
+_ROUNDING: Final = 1e-14
+"""Singular values below this share of what the terms of a product amount to are its rounding."""
 _NEGLIGIBLE: Final = 1e-7
 """Singular values below this share of the largest are rounding."""
 
@@ -85,11 +87,14 @@ def pick_rank(*, rank: int | None = None, energy_share: float | None = None) -> 
 def cut_factors(factors: Factors, pick: PickRank) -> Cut:
     """Cut a product without forming it: QR of both sides and the SVD of a small matrix.
 
-    The result is exact up to rounding.
+    The result is exact up to rounding; where the terms of the product cancel, it is zero.
     """
     left, left_triangle = torch.linalg.qr(factors.up)
     right, right_triangle = torch.linalg.qr(factors.down.T)
     u, values, vh = torch.linalg.svd(left_triangle @ right_triangle.T, full_matrices=False)
+    terms = float((factors.up.norm(dim=0) * factors.down.norm(dim=1)).sum())
+    if math.isfinite(terms):
+        values = torch.where(values > _ROUNDING * terms, values, 0.0)
     energy = float(values.square().sum())
     count = pick(values.square(), energy) or len(values)
     kept = Triplets(left=left @ u[:, :count], values=values[:count], right=vh[:count] @ right.T)
@@ -160,8 +165,10 @@ def _orthonormal(basis: Tensor) -> Tensor:
     root, failed = torch.linalg.cholesky_ex(wide.T @ wide)
     pivots = root.diagonal()
     if int(failed) == 0 and float(pivots.min()) > _WELL_APART * float(pivots.max()):
-        return torch.linalg.solve_triangular(root, wide.T, upper=False).T
-    return torch.linalg.qr(wide)[0]
+        across: Tensor = torch.linalg.solve_triangular(root, wide.T, upper=False)
+        return across.T
+    reflected: Tensor = torch.linalg.qr(wide)[0]
+    return reflected
 
 
 def _filter_degree(place: float) -> tuple[int, float]:
