@@ -29,8 +29,12 @@ Election = Literal["total", "frequency"]
 
 DIGITS: Final = ((20, 11), (10, 10), (0, 10))
 """Shift and width of the digits of a magnitude's 31 bits, the highest first."""
-_CHUNK: Final = 1 << 15
-"""Values per vector that are merged together: what they need stays in a core's cache."""
+_CHUNK: Final = (1 << 15) - 1
+"""Values, of all vectors, that are merged together: what they need stays in a core's cache.
+
+Torch splits what is larger among threads, which then wait for each other at every step: on a
+machine with other work, ten times as long as the step takes.
+"""
 
 
 def magnitude_threshold(values: Tensor, keep: int) -> float:
@@ -129,8 +133,9 @@ def elect_reference(
     merged = torch.empty_like(vectors[0])
     weighs = bool((votes != 1).any())
     floors = [np.nextafter(np.float32(threshold), np.float32(0)) for threshold in thresholds.cpu()]
-    for begin in range(0, len(merged), _CHUNK):
-        piece = vectors[:, begin : begin + _CHUNK]
+    length = max(1, _CHUNK // len(vectors))
+    for begin in range(0, len(merged), length):
+        piece = vectors[:, begin : begin + length]
         trimmed = _above(piece, floors) if any(floors) else piece
         voted = trimmed * votes[:, None] if weighs else trimmed
         ballots = voted.sign() * votes[:, None].abs() if election == "frequency" else voted
@@ -139,7 +144,7 @@ def elect_reference(
         majority = torch.ones_like(total).copysign_(total)
         agrees = voted.sign().mul_(majority).clamp_(min=0.0)
         count = (torch.ones_like(weights) @ agrees).clamp_(min=1.0)
-        merged[begin : begin + _CHUNK] = (weights @ agrees.mul_(trimmed)).div_(count)
+        merged[begin : begin + length] = (weights @ agrees.mul_(trimmed)).div_(count)
     return merged
 
 
