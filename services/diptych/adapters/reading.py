@@ -24,6 +24,7 @@ from diptych.adapters.adapter import (
     Target,
 )
 from diptych.adapters.soundness import check_finite, check_shapes
+from diptych.adapters.stages import join_stages
 from diptych.adapters.tensor_file import TensorFile, read_tensors
 from diptych.errors import AdapterInvalid, PickleRefused
 from diptych.storage.tensor_header import PICKLE_SUFFIXES, Refuse, parse_json
@@ -67,6 +68,8 @@ class Overrides:
 def read_adapter(data: bytes | Path, *, name: str, overrides: Overrides | None = None) -> Adapter:
     """Return the adapter in a file's bytes, a file, or a folder as diffusers and PEFT write them.
 
+    A folder with one of them for the ``base`` and one for the ``refiner`` is one of both stages.
+
     Args:
         data: A bundle, or a file of kohya's, diffusers', PEFT's or textual inversion's form. A
             file is mapped: it must not be cut while the adapter lives.
@@ -99,6 +102,10 @@ def _read_folder(folder: Path, name: str, overrides: Overrides) -> Adapter:
     if parts:
         found = [_read_peft_folder(folder / part, f"{name}/{part}", part) for part in parts]
         return _together(found, refuse)
+    stages = [folder / stage for stage in (Stage.BASE, Stage.REFINER)]
+    if all(own.is_dir() for own in stages):
+        found = [_read_folder(own, f"{name}/{own.name}", overrides) for own in stages]
+        return join_stages(*found, refuse)
     paths = sorted(path for path in folder.iterdir() if path.suffix == ".safetensors")
     if not paths:
         pickles = [path for path in folder.iterdir() if path.suffix.lower() in PICKLE_SUFFIXES]
