@@ -13,7 +13,7 @@ from diptych.adapters.adapter import MAX_RANK, Adapter, LearnedToken, LowRank, T
 from diptych.errors import AdapterInvalid
 from diptych.storage.tensor_header import Refuse
 
-__all__ = ["FLOAT_DTYPES", "MAX_VECTORS", "check_finite", "check_shapes"]
+__all__ = ["FLOAT_DTYPES", "MAX_VECTORS", "check_finite", "check_shapes", "shaped_down"]
 
 FLOAT_DTYPES: Final = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16})
 MAX_VECTORS: Final = 64
@@ -55,6 +55,29 @@ def check_finite(adapter: Adapter, source: str) -> Adapter:
         if not torch.isfinite(tensor).all():
             raise AdapterInvalid(source, f"{name} holds NaN or infinite values")
     return adapter
+
+
+def shaped_down(down: Tensor, kernel: int | None, refuse: Refuse) -> Tensor:
+    """Return ``lora_down`` [r, in] of a linear layer, [r, in, k, k] of a convolution.
+
+    A convolution's may come flat, as [r, in * k * k], and a linear layer's as a convolution of
+    1 x 1.
+
+    Args:
+        down: As a file has it.
+        kernel: The side of the convolution's kernel, None for a linear layer.
+        refuse: Makes the error.
+
+    Raises:
+        DiptychError: ``refuse``'s, when it is of another kernel.
+    """
+    if kernel is None:
+        return down.flatten(1) if down.shape[2:] == (1, 1) else down
+    if down.ndim == 2 and down.shape[1] % kernel**2 == 0:
+        return down.reshape(down.shape[0], -1, kernel, kernel)
+    if down.ndim != 4 or down.shape[2:] != (kernel, kernel):
+        raise refuse(f"has lora_down {list(down.shape)} for a {kernel} x {kernel} convolution")
+    return down
 
 
 def _tensors(adapter: Adapter) -> Mapping[str, Tensor]:
