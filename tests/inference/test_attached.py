@@ -19,7 +19,7 @@ from diptych.adapters.adapter import (
     Stage,
     Target,
 )
-from diptych.errors import AdapterMismatch, DiptychError, InvalidRequest
+from diptych.errors import AdapterInvalid, AdapterMismatch, DiptychError, InvalidRequest
 from diptych.inference.adapter_units import units_of
 from diptych.inference.executor import DeviceExecutor
 from diptych.inference.trajectory import AdapterUse, Expert, ImageRequest, StageSettings
@@ -286,6 +286,24 @@ def test_swaps_leave_no_trace(
     for module, weights_before in zip(modules, before, strict=True):
         for name, parameter in module.named_parameters():
             assert torch.equal(parameter, weights_before[name])
+
+
+def test_an_adapter_that_overflows_spoils_no_other(executor: DeviceExecutor) -> None:
+    requests = [request(use("a")), request(use("huge")), request()]
+    own = adapter(stage=Stage.BASE)
+    huge = {target: replace(update, up=update.up * 1e30) for target, update in own.targets.items()}
+    attach(executor, requests, {"a": own, "huge": replace(own, targets=huge)})
+    sound, spoilt, bare = paint(executor, requests)
+    assert not np.isfinite(spoilt).all()
+    alone = [paint(executor, [requests[place]])[0] for place in (0, 2)]
+    assert largest_difference([sound, bare], alone) <= 1e-4
+
+
+def test_an_adapter_beyond_the_networks_dtype_is_refused(executor: DeviceExecutor) -> None:
+    own = adapter()
+    huge = {target: replace(update, alpha=1e40) for target, update in own.targets.items()}
+    with pytest.raises(AdapterInvalid, match=r"adapter huge: .* is beyond what torch\.float32"):
+        executor.bind([use("huge")], [replace(own, targets=huge)])
 
 
 def test_a_layer_that_is_not_there_is_refused(executor: DeviceExecutor) -> None:

@@ -296,10 +296,10 @@ def _magnitude(parts: _Parts, low_rank: LowRank, refuse: Refuse) -> Magnitude:
     assert norms is not None
     num_out, num_in = low_rank.weight_shape[:2]
     shape = list(norms.shape)
-    is_long = [size > 1 for size in shape]
-    if not any(is_long[1:]) and shape[:1] == [num_out]:
+    long_axes = {axis for axis, size in enumerate(shape) if size > 1}
+    if long_axes <= {0} and shape[:1] == [num_out]:
         return Magnitude(norms=norms.flatten(), per_input=False)
-    if "rows" not in parts and not any(is_long[:1]) and not any(is_long[2:]) and shape[1:2] == [num_in]:
+    if "rows" not in parts and long_axes <= {1} and shape[1:2] == [num_in]:
         return Magnitude(norms=norms.flatten(), per_input=True)
     raise refuse(f"has dora_scale {shape}, expected [{num_out}, 1] or [1, {num_in}]")
 

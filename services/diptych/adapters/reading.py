@@ -23,7 +23,7 @@ from diptych.adapters.adapter import (
     Stage,
     Target,
 )
-from diptych.adapters.soundness import check_finite, check_shapes
+from diptych.adapters.soundness import check_numbers, check_shapes
 from diptych.adapters.stages import join_stages
 from diptych.adapters.tensor_file import TensorFile, read_tensors
 from diptych.errors import AdapterInvalid, PickleRefused
@@ -78,8 +78,8 @@ def read_adapter(data: bytes | Path, *, name: str, overrides: Overrides | None =
 
     Raises:
         PickleRefused: The weights are a pickle, by name or by content.
-        AdapterInvalid: It is truncated, inconsistent, over a limit, holds NaN or infinities, or
-            has keys that mean nothing here; the first of them are named.
+        AdapterInvalid: It is truncated, inconsistent, over a limit, holds NaN, infinities or
+            numbers beyond float16, or has keys that mean nothing here; the first are named.
     """
     overrides = overrides or Overrides()
     if PurePath(name).suffix.lower() in PICKLE_SUFFIXES:
@@ -91,7 +91,7 @@ def read_adapter(data: bytes | Path, *, name: str, overrides: Overrides | None =
     texts = overrides.token_texts
     if texts is not None and set(texts) != adapter.tokens.keys():
         raise AdapterInvalid(name, f"has no nameless learned tokens to be called {texts!r:.80}")
-    return check_finite(check_shapes(overrides.on(adapter), name), name)
+    return check_numbers(check_shapes(overrides.on(adapter), name), name)
 
 
 def _read_folder(folder: Path, name: str, overrides: Overrides) -> Adapter:

@@ -77,6 +77,7 @@ class AttachedAdapters:
 
         Raises:
             AdapterMismatch: One has a layer that an expert it is for has not, or of another shape.
+            AdapterInvalid: Their updates are not finite in a network's dtype.
             InvalidRequest: Their ranks or norms cannot be combined.
         """
         packed: dict[Network, Packed] = {}
@@ -88,7 +89,8 @@ class AttachedAdapters:
             branches = bind(scaled, partial(_weight_of, bank))
             if branches:
                 packed[expert, part] = bank.pack(
-                    {_own(bank, module): branch for module, branch in branches.items()}
+                    {_own(bank, module): branch for module, branch in branches.items()},
+                    source=", ".join(use.name for use in uses),
                 )
         kept = tuple(
             Adapter(tokens=adapter.tokens, made_for=adapter.made_for) for adapter in adapters
