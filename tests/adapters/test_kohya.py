@@ -361,16 +361,6 @@ OTHER = "lora_unet_mid_block_attentions_0_proj_out"
             convolution() | {f"{CONVOLUTION}.lora_mid.weight": noise(2, 2, 3, 3)},
             "which cannot be multiplied",
         ),
-        (pair(LINEAR) | {f"{LINEAR}.lora_down.weight": torch.tensor(1.0)}, "down that is one"),
-        (pair(LINEAR) | {f"{LINEAR}.lora_up.weight": torch.tensor(1.0)}, "lora_up that is one"),
-        (pair(LINEAR) | {f"{LINEAR}.dora_scale": torch.tensor(1.0)}, r"dora_scale \[\]"),
-        (
-            pair(LINEAR)
-            | {f"{LINEAR}.dora_scale": noise(6, 1), f"{LINEAR}.lora_magnitude_vector": noise(6)},
-            "both dora_scale and lora_magnitude_vector",
-        ),
-        (pair("lora_unet_double_blocks_0_img_attn_proj"), "of a transformer such as Flux"),
-        (pair("diffusion_model.joint_blocks.0.x_block.attn.proj"), "of Stable Diffusion 3"),
     ],
 )
 def test_refuses_by_name(tensors: dict[str, Tensor], problem: str) -> None:

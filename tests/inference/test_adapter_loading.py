@@ -17,7 +17,7 @@ from diptych.adapters.stores import AdapterStores
 from diptych.adapters.summary import summarise
 from diptych.digest import Digest
 from diptych.errors import AdapterNotFound, DiptychError, EngineFault
-from diptych.inference.adapter_loading import StoreLoader
+from diptych.inference.adapter_loading import HostStats, StoreLoader
 from diptych.inference.adapter_units import unit_of
 from diptych.inference.ports import Prepared
 from diptych.inference.trajectory import AdapterUse
@@ -62,11 +62,14 @@ class Rig:
         )
         return AdapterUse(digest=str(self.registry.publish(name, data, card)), name=name)
 
-    def load(self, *uses: AdapterUse) -> Result:
+    def load(self, *uses: AdapterUse, holding: int = 0) -> Result:
+        """Return what is loaded, of which the caller then holds so many bytes."""
         answers: queue.Queue[Result] = queue.Queue()
         (unit,) = {unit_of(use) for use in uses[:1]}
         self.loader.prepare(unit, uses, fetching=lambda: None, done=answers.put)
-        return answers.get(timeout=10)
+        result = answers.get(timeout=10)
+        self.loader.holds(unit, holding)
+        return result
 
     def _bind(self, uses: tuple[AdapterUse, ...], adapters: object) -> Prepared:
         self.bound.append(uses[0].name)
@@ -121,6 +124,38 @@ def test_drops_the_least_recently_used_beyond_its_bytes(rig: Rig) -> None:
         rig.load(use)
     assert rig.bound == ["a", "b", "a"]
     assert rig.loader.stats().num_units == 1
+
+
+def test_what_waits_for_the_device_is_counted_once(rig: Rig) -> None:
+    rig.load(rig.publish("a", seed=1), holding=60)
+    assert rig.loader.stats() == HostStats(num_units=1, size_bytes=60)
+    assert not rig.loader.is_full()
+
+
+def test_what_waits_takes_the_bytes_of_what_is_only_kept(rig: Rig) -> None:
+    one, two, three = (rig.publish(name, seed=n) for n, name in enumerate("abc"))
+    rig.load(one)
+    rig.load(two, holding=60)
+    rig.load(three, holding=60)
+    assert rig.loader.stats() == HostStats(num_units=2, size_bytes=120)
+    assert rig.loader.is_full()
+    rig.loader.holds(unit_of(two), 0)
+    assert not rig.loader.is_full()
+    assert rig.loader.stats() == HostStats(num_units=1, size_bytes=60)
+
+
+def test_tokens_on_the_device_are_counted(rig: Rig) -> None:
+    use = rig.publish("a", seed=1)
+    rig.load(use, holding=40)
+    rig.load(rig.publish("b", seed=2))
+    assert rig.loader.stats() == HostStats(num_units=2, size_bytes=100)
+
+
+def test_a_kept_file_is_not_fetched_again(rig: Rig) -> None:
+    use = rig.publish("a", seed=1)
+    rig.loader.keep(use)
+    rig.loader.let_go(use)
+    assert isinstance(rig.load(use), Prepared)
 
 
 def test_an_adapter_that_is_gone_is_not_found(rig: Rig) -> None:

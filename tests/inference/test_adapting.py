@@ -268,3 +268,60 @@ def test_stats_name_what_runs(rig: Rig) -> None:
     rig.settle()
     adapters = rig.engine.stats().adapters
     assert (adapters.running, adapters.pool.resident) == ((), ("sha256:a",))
+
+
+def test_what_waits_stays_within_host_memory(rig: Rig) -> None:
+    rig.loader.limit_bytes = 16
+    rig.hold()
+    running = rig.submit("running", adapters=(use("a-r8"),))
+    rig.wait_held()
+    waiting = [rig.submit(str(n), adapters=(use(f"b{n}-r8"),)) for n in range(6)]
+    rig.executor.gate.set()
+    assert all(isinstance(own.end(), Completed) for own in [running, *waiting])
+    assert rig.loader.most_bytes <= 16
+    assert sum(rig.loader.in_memory.values()) == 0
+
+
+def test_the_first_call_loads_all_it_needs_without_room(rig: Rig) -> None:
+    rig.loader.limit_bytes = 0
+    uses = tuple(use(f"{name}-r2") for name in "abc")
+    waiting = [rig.submit(own.name, adapters=uses[n:]) for n, own in enumerate(uses)]
+    assert all(isinstance(own.end(), Completed) for own in waiting)
+
+
+def test_only_some_adapters_are_read_at_a_time(rig: Rig) -> None:
+    rig.loader.hold = True
+    waiting = [rig.submit(str(n), adapters=(use(f"a{n}"),)) for n in range(6)]
+    rig.settle()
+    assert rig.loader.asked == ["a0", "a1", "a2", "a3"]
+    rig.loader.hold = False
+    for finish in list(rig.loader.held.values()):
+        finish()
+    assert all(isinstance(own.end(), Completed) for own in waiting)
+
+
+def test_tokens_make_way_when_host_memory_is_full(rig: Rig) -> None:
+    rig.loader.limit_bytes = 20
+    for number in range(5):
+        rig.submit(adapters=(use(f"token{number}"),)).end()
+    rig.settle()
+    assert resident(rig) == {"token2", "token3", "token4"}
+    assert rig.loader.most_bytes <= 24
+
+
+def test_the_file_of_what_is_pinned_is_kept(rig: Rig) -> None:
+    pin(rig, "a")
+    pin(rig, "a")
+    assert rig.loader.kept == {"a"}
+    answer = Answer()
+    rig.engine.unload_adapter(use("a"), evict=False, done=answer)
+    assert answer.get() is None
+    assert rig.loader.kept == set()
+
+
+def test_the_file_of_what_cannot_be_pinned_is_not(rig: Rig) -> None:
+    for name in ("broken", "a-r9", "unattachable"):
+        answer = Answer()
+        rig.engine.load_adapter(use(name), answer)
+        assert isinstance(answer.get(), DiptychError)
+    assert rig.loader.kept == set()

@@ -320,6 +320,16 @@ def test_a_layer_of_another_shape_is_refused(executor: DeviceExecutor) -> None:
         executor.bind([use("a")], [own])
 
 
+def test_learned_tokens_are_counted_as_host_memory(executor: DeviceExecutor) -> None:
+    tokens_alone = executor.bind([use("a")], [learned(0)])
+    assert (tokens_alone.num_lines, tokens_alone.token_bytes) == (0, 2 * 2 * 64 * 4)
+    assert tokens_alone.size_bytes == tokens_alone.token_bytes
+    both = executor.bind([use("a")], [adapter(tokens=learned(0).tokens)])
+    without = executor.bind([use("a")], [adapter()])
+    assert both.size_bytes == without.size_bytes + both.token_bytes
+    assert without.token_bytes == 0
+
+
 def test_one_token_of_two_adapters_is_refused_where_a_prompt_has_it(
     executor: DeviceExecutor,
 ) -> None:

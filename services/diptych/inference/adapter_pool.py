@@ -45,6 +45,7 @@ class PoolStats:
 class _Entry:
     tier: Tier
     num_lines: int = 0
+    token_bytes: int = 0
     num_users: int = 0
     pinned: bool = False
     resident_since: float = 0.0
@@ -76,10 +77,18 @@ class AdapterPool:
         """Note that a request found a unit on the device."""
         self._hits += 1
 
-    def loaded(self, unit: Unit, num_lines: int) -> None:
-        """Note that a unit is in host memory and will take ``num_lines``."""
+    @property
+    def num_loading(self) -> int:
+        """Return how many units are being loaded."""
+        return sum(entry.tier is Tier.LOADING for entry in self._entries.values())
+
+    def loaded(self, unit: Unit, num_lines: int, *, token_bytes: int = 0) -> None:
+        """Note that a unit is in host memory and will take ``num_lines``.
+
+        Its learned tokens take ``token_bytes`` of host memory for as long as it is on the device.
+        """
         entry = self._entries[unit]
-        entry.tier, entry.num_lines = Tier.HOST, num_lines
+        entry.tier, entry.num_lines, entry.token_bytes = Tier.HOST, num_lines, token_bytes
 
     def forget(self, unit: Unit) -> None:
         """Drop a unit that is not on the device: it failed, or nobody waits for it."""
@@ -121,6 +130,10 @@ class AdapterPool:
             needed = sum(self._entries[unit].num_lines for unit in units)
             raise AdapterSlotsFull(needed_lines=needed, num_lines=self._num_lines)
         return room
+
+    def idle_with_tokens(self) -> tuple[Unit, ...]:
+        """Return the units that take host memory and may go, the least recently used first."""
+        return tuple(unit for unit in self._idle(()) if self._entries[unit].token_bytes)
 
     def attached(self, unit: Unit, now: float) -> None:
         """Note that a unit is on the device."""

@@ -1,7 +1,8 @@
 """Bringing adapters to the device while other requests go on: pool, loader and executor joined.
 
 A call's adapters are fetched and read by the loader's threads and put on the device by the
-engine's thread, between ticks, when it is the call's turn and there is room.
+engine's thread, between ticks, when it is the call's turn and there is room. What waits for its
+turn takes no more host memory than there is for adapters: beyond it only the first call's are read.
 """
 
 import logging
@@ -9,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Final
 
 from diptych.errors import AdapterNotFound, DiptychError
 from diptych.inference.adapter_pool import AdapterPool, PoolStats, Tier
@@ -21,6 +23,9 @@ from diptych.inference.trajectory import AdapterState, AdapterUse, AdapterWaited
 __all__ = ["AdapterStats", "Adapting", "Pinned"]
 
 _log = logging.getLogger(__name__)
+
+_MAX_LOADING: Final = 4
+"""Units that are read at the same time, or next; what they take is known when they are."""
 
 Uses = tuple[AdapterUse, ...]
 Pinned = Callable[[DiptychError | None], None]
@@ -58,6 +63,8 @@ class Adapting:
     _calls: dict[Unit, dict[Call, None]] = field(default_factory=dict)
     """Open calls that wait for a unit."""
     _pins: dict[Unit, list[Pinned]] = field(default_factory=dict)
+    _pinned: dict[Unit, AdapterUse] = field(default_factory=dict)
+    """What is pinned or to be, whose files are kept."""
     _prepared: dict[Unit, Prepared] = field(default_factory=dict)
     _running: Counter[str] = field(default_factory=Counter)
     _ended: DiptychError | None = None
@@ -90,9 +97,11 @@ class Adapting:
         more images and no others are brought in, so that lines become free.
         """
         blocked, now = False, self.clock()
+        waiting: list[Call] = []
         for image in heads:
             call, units = image.call, units_of(image.call.request).keys()
             if not self._at_hand(call):
+                waiting.append(call)
                 continue
             if not self._fits(call, units):
                 continue
@@ -100,6 +109,8 @@ class Adapting:
                 blocked = True
             elif not (blocked and self.pool.must_yield(units, now)):
                 return image
+        if waiting and not blocked and not self.pool.num_loading:
+            self._bring(waiting[0])
         return None
 
     def attach(self, image: Image) -> bool:
@@ -116,6 +127,7 @@ class Adapting:
         self.pool.acquire(units)
         self._running.update(use.name for use in image.call.request.adapters)
         self.dismiss(image.call)
+        self._fill()
         return True
 
     def release(self, image: Image) -> None:
@@ -129,6 +141,8 @@ class Adapting:
         if self._ended is not None:
             done(self._ended)
             return
+        self.loader.keep(use)
+        self._pinned[unit] = use
         if self.pool.tier(unit) is Tier.DEVICE:
             self.pool.pin(unit)
             self._answer([done], None)
@@ -150,6 +164,7 @@ class Adapting:
         except DiptychError as error:
             done(error)
             return
+        self._forget_pin(unit)
         if evict:
             self._evict(unit)
         self._answer([done], None)
@@ -176,7 +191,31 @@ class Adapting:
         if call not in calls:
             calls[call] = None
             self._tell([call], uses, AdapterState.QUEUED)
-        self._load(unit, uses)
+        if self.pool.tier(unit) is Tier.ABSENT and self._has_room():
+            self._load(unit, uses)
+
+    def _bring(self, call: Call) -> None:
+        """Load what ``call`` lacks, room or not: nothing else can start."""
+        for unit, uses in units_of(call.request).items():
+            self._load(unit, uses)
+
+    def _fill(self) -> None:
+        """Load what calls wait for, the oldest wish first, as far as there is room."""
+        for unit, calls in self._calls.items():
+            if self.pool.tier(unit) is Tier.ABSENT:
+                if not self._has_room():
+                    return
+                self._load(unit, units_of(next(iter(calls)).request)[unit])
+
+    def _has_room(self) -> bool:
+        """Return whether more may be read; tokens that nobody uses make way for it."""
+        if self.pool.num_loading >= _MAX_LOADING:
+            return False
+        for unit in self.pool.idle_with_tokens() if self.loader.is_full() else ():
+            self._evict(unit)
+            if not self.loader.is_full():
+                break
+        return not self.loader.is_full()
 
     def _load(self, unit: Unit, uses: Uses) -> None:
         if self.pool.tier(unit) is not Tier.ABSENT:
@@ -197,15 +236,18 @@ class Adapting:
         if isinstance(result, DiptychError):
             self.pool.forget(unit)
             self._tell(calls, uses, AdapterState.FAILED)
+            self._forget_pin(unit)
             self._answer(self._pins.pop(unit, []), result)
             for call in calls:
                 self.fail(call, result)
+            self._fill()
             return
-        self.pool.loaded(unit, result.num_lines)
+        self.pool.loaded(unit, result.num_lines, token_bytes=result.token_bytes)
         self._prepared[unit] = result
         self._tell(calls, uses, AdapterState.READY)
         self._pin_if_loaded(unit)
         self._drop_unwanted(unit)
+        self._fill()
 
     def _pin_if_loaded(self, unit: Unit) -> None:
         if unit not in self._pins or self.pool.tier(unit) is not Tier.HOST:
@@ -217,7 +259,12 @@ class Adapting:
         except Exception as caught:  # noqa: BLE001  logged, fails one request
             _log.warning("an adapter cannot be pinned: %s", caught)
             error = as_failure(caught)
+            self._forget_pin(unit)
         self._answer(waiting, error)
+
+    def _forget_pin(self, unit: Unit) -> None:
+        if unit in self._pinned:
+            self.loader.let_go(self._pinned.pop(unit))
 
     def _answer(self, waiting: Iterable[Pinned], error: DiptychError | None) -> None:
         self.refresh()
@@ -248,11 +295,12 @@ class Adapting:
             if self.pool.tier(unit) is Tier.HOST:
                 self.executor.attach(unit, self._prepared[unit])
                 self.pool.attached(unit, self.clock())
-                del self._prepared[unit]
+                self.loader.holds(unit, self._prepared.pop(unit).token_bytes)
 
     def _evict(self, unit: Unit) -> None:
         self.executor.detach(unit)
         self.pool.evicted(unit)
+        self.loader.holds(unit, 0)
 
     def _drop_unwanted(self, unit: Unit) -> None:
         """Give up host memory of a unit that no call and no pin waits for."""
@@ -260,6 +308,7 @@ class Adapting:
         if not wanted and self.pool.tier(unit) is Tier.HOST:
             del self._prepared[unit]
             self.pool.forget(unit)
+            self.loader.holds(unit, 0)
 
     def _waiters(self, unit: Unit) -> list[Call]:
         return list(self._calls.get(unit, ()))
