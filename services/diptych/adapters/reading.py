@@ -104,8 +104,8 @@ def _read_folder(folder: Path, name: str, overrides: Overrides) -> Adapter:
         return _together(found, refuse)
     stages = [folder / stage for stage in (Stage.BASE, Stage.REFINER)]
     if all(own.is_dir() for own in stages):
-        found = [_read_folder(own, f"{name}/{own.name}", overrides) for own in stages]
-        return join_stages(*found, refuse)
+        base, refiner = (_read_folder(own, f"{name}/{own.name}", overrides) for own in stages)
+        return join_stages(base, refiner, refuse)
     paths = sorted(path for path in folder.iterdir() if path.suffix == ".safetensors")
     if not paths:
         pickles = [path for path in folder.iterdir() if path.suffix.lower() in PICKLE_SUFFIXES]

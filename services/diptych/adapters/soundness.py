@@ -120,7 +120,7 @@ def _check_largest(name: str, largest: float, refuse: Refuse) -> None:
 def _row_norm(low_rank: LowRank) -> float:
     """Return the root mean square of the norms of dW's rows, or a larger bound if that is small."""
     down, up = low_rank.down.flatten(1), low_rank.up
-    rows = len(up) ** 0.5
+    rows = math.sqrt(len(up))
     bound = abs(low_rank.scale) * _norm(down) * _norm(up) / rows
     if bound <= _MAX_NUMBER:
         return bound
