@@ -12,7 +12,7 @@ from torch import nn
 from diptych.adapters.bank import Bank
 from diptych.adapters.injection import inject
 from diptych.adapters.row_lines import Lines
-from diptych.errors import AdapterSlotsFull
+from diptych.errors import AdapterInvalid, AdapterSlotsFull
 from diptych.kernels.low_rank import Factors
 from support.small_net import branch, branches, small_net, uses
 
@@ -179,3 +179,15 @@ def test_a_thousand_sets_leave_nothing_behind(net: nn.Module) -> None:
         bank.free(held.pop())
     assert bank.num_free == 63
     assert total(bank) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size"), [(torch.float16, 1e7), (torch.bfloat16, 1e39), (torch.float32, 1e39)]
+)
+def test_what_the_networks_dtype_cannot_hold_is_refused(dtype: torch.dtype, size: float) -> None:
+    net = small_net().to(dtype)
+    found = branches(net, 4)
+    name = next(iter(found))
+    found[name] = replace(found[name], up=found[name].up * size)
+    with pytest.raises(AdapterInvalid, match=rf"adapter huggy: {name} is beyond .*{dtype}"):
+        inject(net, num_lines=40).pack(found, source="huggy")

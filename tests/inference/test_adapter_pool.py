@@ -87,6 +87,20 @@ def test_tokens_alone_take_no_lines() -> None:
     assert pool.make_room([C]) == ()
 
 
+def test_tokens_that_may_go_are_named_the_least_recently_used_first() -> None:
+    pool = AdapterPool(num_lines=16, slice_s=2.0)
+    for name, token_bytes in {"a": 8, "b": 0, "c": 8, "d": 8}.items():
+        pool.begin(unit(name))
+        assert pool.num_loading == 1
+        pool.loaded(unit(name), 0, token_bytes=token_bytes)
+        pool.attached(unit(name), 0.0)
+    pool.acquire([unit("a")], ONE)
+    pool.release([unit("a")], ONE)
+    pool.pin(unit("d"), "studio", "call")
+    assert pool.num_loading == 0
+    assert pool.idle_with_tokens() == (unit("c"), unit("a"))
+
+
 def test_yields_after_its_slice() -> None:
     pool = pool_with(A)
     assert [pool.must_yield([A], now) for now in (1.9, 2.0)] == [False, True]

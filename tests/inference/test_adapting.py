@@ -12,7 +12,7 @@ from diptych.errors import (
 )
 from diptych.inference.trajectory import AdapterState, AdapterWaited, Completed
 from support.fake_device import Mailbox, Rig, request, use
-from support.pinning import pin, resident
+from support.pinning import pin, resident, unpin
 
 
 @pytest.fixture
@@ -86,6 +86,32 @@ def test_a_broken_adapter_fails_its_own_requests_only(rig: Rig) -> None:
     assert isinstance(broken.error(), AdapterInvalid)
     assert isinstance(healthy.end(), Completed)
     assert ("broken", AdapterState.FAILED) in states(broken)
+
+
+def test_what_one_tenant_cannot_load_is_loaded_for_another_from_its_own_store(rig: Rig) -> None:
+    rig.loader.hold = True
+    theirs = use("broken", tenant="studio", digest="sha256:a")
+    failing = [rig.submit(str(number), adapters=(theirs,)) for number in range(2)]
+    own = rig.submit("own", adapters=(use("a", tenant="lab"),))
+    rig.settle()
+    rig.loader.hold = False
+    rig.loader.held.pop("broken")()
+    assert all(isinstance(mailbox.error(), AdapterInvalid) for mailbox in failing)
+    assert isinstance(own.end(), Completed)
+    assert rig.loader.asked == ["broken", "a"]
+    assert ("a", AdapterState.FAILED) not in states(own)
+
+
+def test_each_tenant_hears_of_its_own_failed_load(rig: Rig) -> None:
+    rig.loader.hold = True
+    uses = [use(f"broken-{own}", tenant=own, digest="sha256:a") for own in ("studio", "lab")]
+    waiting = [rig.submit(adapters=(own,)) for own in uses]
+    rig.settle()
+    rig.loader.hold = False
+    rig.loader.held.pop("broken-studio")()
+    errors = [mailbox.error() for mailbox in waiting]
+    assert ["broken-studio" in str(errors[0]), "broken-lab" in str(errors[1])] == [True, True]
+    assert rig.loader.asked == ["broken-studio", "broken-lab"]
 
 
 def test_a_broken_adapter_is_tried_again_for_the_next_request(rig: Rig) -> None:
@@ -202,3 +228,81 @@ def test_adapters_are_told_as_running_or_waiting_by_the_images_that_have_them(ri
     told = dict.fromkeys((adapters.running, adapters.waiting) for adapters in seen)
     assert (("a",), ("a", "b")) in told
     assert list(told)[-1] == (("a", "b"), ())
+
+
+def test_what_waits_stays_within_host_memory(rig: Rig) -> None:
+    rig.loader.limit_bytes = 16
+    rig.hold()
+    running = rig.submit("running", adapters=(use("a-r8"),))
+    rig.wait_held()
+    waiting = [rig.submit(str(n), adapters=(use(f"b{n}-r8"),)) for n in range(6)]
+    rig.executor.gate.set()
+    assert all(isinstance(own.end(), Completed) for own in [running, *waiting])
+    assert rig.loader.most_bytes <= 16
+    assert sum(rig.loader.in_memory.values()) == 0
+
+
+def test_the_first_call_loads_all_it_needs_without_room(rig: Rig) -> None:
+    rig.loader.limit_bytes = 0
+    uses = tuple(use(f"{name}-r2") for name in "abc")
+    waiting = [rig.submit(own.name, adapters=uses[n:]) for n, own in enumerate(uses)]
+    assert all(isinstance(own.end(), Completed) for own in waiting)
+
+
+def test_only_some_adapters_are_read_at_a_time(rig: Rig) -> None:
+    rig.loader.hold = True
+    waiting = [rig.submit(str(n), adapters=(use(f"a{n}"),)) for n in range(6)]
+    rig.settle()
+    assert rig.loader.asked == ["a0", "a1", "a2", "a3"]
+    rig.loader.hold = False
+    for finish in list(rig.loader.held.values()):
+        finish()
+    assert all(isinstance(own.end(), Completed) for own in waiting)
+
+
+def test_what_is_in_host_memory_waits_for_no_reading(rig: Rig) -> None:
+    rig.loader.hold, rig.loader.bound = True, frozenset({"sha256:kept"})
+    cold = [rig.submit(str(n), adapters=(use(f"a{n}"),)) for n in range(5)]
+    assert isinstance(rig.submit("warm", adapters=(use("kept"),)).end(), Completed)
+    assert rig.loader.asked == ["a0", "a1", "a2", "a3", "kept"]
+    rig.loader.hold = False
+    for finish in list(rig.loader.held.values()):
+        finish()
+    assert all(isinstance(mailbox.end(), Completed) for mailbox in cold)
+
+
+def test_a_flood_does_not_starve_what_host_memory_has_no_room_for(rig: Rig) -> None:
+    rig.loader.limit_bytes = 0
+    rig.hold()
+    flood = [rig.submit(f"plain{number}") for number in range(40)]
+    rig.wait_held()
+    cold = rig.submit("cold", adapters=(use("cold"),))
+    rig.executor.gate.set()
+    assert all(isinstance(mailbox.end(), Completed) for mailbox in [*flood, cold])
+    order = [name for _, names in rig.executor.ticks for name in names]
+    last = len(order) - order[::-1].index("cold")
+    assert len(set(order[last:])) > 20
+
+
+def test_tokens_make_way_when_host_memory_is_full(rig: Rig) -> None:
+    rig.loader.limit_bytes = 20
+    for number in range(5):
+        rig.submit(adapters=(use(f"token{number}"),)).end()
+    rig.settle()
+    assert resident(rig) == {"token2", "token3", "token4"}
+    assert rig.loader.most_bytes <= 24
+
+
+def test_eviction_frees_the_memory_of_tokens(rig: Rig) -> None:
+    rig.submit(adapters=(use("token-a"),)).end()
+    rig.settle()
+    assert sum(rig.loader.in_memory.values()) == 8
+    pin(rig, "token-a")
+    assert unpin(rig, "token-a", evict=True) is None
+    assert sum(rig.loader.in_memory.values()) == 0
+
+
+def test_the_device_holds_no_tokens(rig: Rig) -> None:
+    rig.submit(adapters=(use("token-a"), use("b"))).end()
+    rig.settle()
+    assert rig.engine.stats().adapters.pool.size_bytes == 8

@@ -6,6 +6,7 @@ import pytest
 
 from diptych.errors import (
     AdapterInUse,
+    AdapterInvalid,
     AdapterNotFound,
     AdapterSlotsFull,
     DiptychError,
@@ -204,3 +205,113 @@ def test_one_of_two_who_wait_for_a_pin_may_go(rig: Rig) -> None:
     second.keep()
     rig.settle()
     assert rig.engine.stats().adapters.pool.pins == (("default", "sha256:a"),)
+
+
+OURS, THEIRS = ("studio", "sha256:a"), ("lab", "sha256:a")
+
+
+def test_the_file_of_what_is_pinned_is_kept(rig: Rig) -> None:
+    for _ in range(2):
+        pin(rig, "a")
+    assert rig.loader.kept == {("default", "sha256:a")}
+    assert unpin(rig, "a") is None
+    assert rig.loader.kept == set()
+
+
+def test_the_file_of_what_cannot_be_pinned_is_not(rig: Rig) -> None:
+    for name in ("broken", "a-r9", "unattachable"):
+        answer = Answer()
+        rig.engine.load_adapter(use(name), answer)
+        assert isinstance(answer.get(), DiptychError)
+    assert rig.loader.kept == set()
+
+
+def test_a_file_is_kept_for_each_tenant_that_has_a_pin(rig: Rig) -> None:
+    pin(rig, "a", "studio")
+    pin(rig, "a", "lab")
+    assert rig.loader.kept == {OURS, THEIRS}
+    assert unpin(rig, "a", "studio", evict=True) is None
+    assert rig.loader.kept == {THEIRS}
+    assert unpin(rig, "a", "lab", evict=True) is None
+    assert rig.loader.kept == set()
+
+
+def test_a_file_is_let_go_with_the_last_call_that_asks_for_a_pin(rig: Rig) -> None:
+    rig.loader.hold = True
+    first, second = (rig.engine.load_adapter(use("a"), Answer()) for _ in range(2))
+    rig.settle()
+    first.give_up()
+    rig.settle()
+    assert rig.loader.kept == {("default", "sha256:a")}
+    second.give_up()
+    rig.settle()
+    assert rig.loader.kept == set()
+    rig.loader.held.pop("a")()
+    rig.settle()
+    assert sum(rig.loader.in_memory.values()) == 0
+
+
+def test_a_file_is_let_go_with_a_pin_that_is_given_up_after_it_was_made(rig: Rig) -> None:
+    answer = Answer()
+    ticket = rig.engine.load_adapter(use("a"), answer)
+    assert answer.get() is None
+    assert rig.loader.kept == {("default", "sha256:a")}
+    ticket.give_up()
+    rig.settle()
+    assert rig.loader.kept == set()
+
+
+def test_stopping_lets_the_files_of_whoever_waits_go(rig: Rig) -> None:
+    rig.loader.hold = True
+    rig.engine.load_adapter(use("a"), Answer())
+    rig.settle()
+    rig.engine.stop()
+    assert rig.loader.kept == set()
+
+
+def test_requests_and_pins_that_wait_for_a_broken_load_both_hear_of_it(rig: Rig) -> None:
+    rig.loader.hold = True
+    answer = Answer()
+    rig.engine.load_adapter(use("broken"), answer)
+    request = rig.submit(adapters=(use("broken"),))
+    rig.settle()
+    rig.loader.held.pop("broken")()
+    assert isinstance(answer.get(), AdapterInvalid)
+    assert isinstance(request.error(), AdapterInvalid)
+    assert rig.loader.asked == ["broken"]
+    assert rig.loader.kept == set()
+
+
+def test_a_pin_outlives_the_broken_load_of_another_tenant(rig: Rig) -> None:
+    rig.loader.hold = True
+    theirs = rig.submit(adapters=(use("broken", tenant="lab", digest="sha256:a"),))
+    answer = Answer()
+    rig.engine.load_adapter(use("a", tenant="studio"), answer).keep()
+    rig.settle()
+    rig.loader.hold = False
+    rig.loader.held.pop("broken")()
+    assert isinstance(theirs.error(), AdapterInvalid)
+    assert answer.get() is None
+    assert rig.engine.stats().adapters.pool.pins == (OURS,)
+    assert rig.loader.kept == {OURS}
+
+
+def test_a_request_outlives_the_broken_pin_of_another_tenant(rig: Rig) -> None:
+    rig.loader.hold = True
+    answer = Answer()
+    rig.engine.load_adapter(use("broken", tenant="lab", digest="sha256:a"), answer)
+    own = rig.submit(adapters=(use("a", tenant="studio"),))
+    rig.settle()
+    rig.loader.hold = False
+    rig.loader.held.pop("broken")()
+    assert isinstance(answer.get(), AdapterInvalid)
+    assert isinstance(own.end(), Completed)
+    assert rig.loader.kept == set()
+
+
+def test_a_pin_of_a_full_host_memory_evicts_no_pinned_tokens(rig: Rig) -> None:
+    rig.loader.limit_bytes = 8
+    for name in ("token-a", "token-b", "c"):
+        pin(rig, name)
+    assert resident(rig) == {"token-a", "token-b", "c"}
+    assert sum(rig.loader.in_memory.values()) == 16

@@ -8,8 +8,9 @@ import numpy as np
 
 from diptych.errors import AdapterNotFound, DiptychError, Draining
 from diptych.inference.adapter_pool import AdapterPool, Owned
-from diptych.inference.adapting import AdapterStats, Pinned, PinTicket
+from diptych.inference.adapting import AdapterStats
 from diptych.inference.engine import EngineStats, Ticket
+from diptych.inference.pins import Pinned, PinTicket
 from diptych.inference.trajectory import (
     AdapterUse,
     Completed,

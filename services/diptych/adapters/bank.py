@@ -18,7 +18,7 @@ from torch import Tensor
 
 from diptych.adapters.binding import Branch
 from diptych.adapters.row_lines import Layer, Lines, RowLines, RowUses, bucket_of
-from diptych.errors import AdapterSlotsFull
+from diptych.errors import AdapterInvalid, AdapterSlotsFull
 from diptych.kernels.low_rank import AddLowRank, Factors, RowTensors, Window, add_low_rank
 
 __all__ = ["Bank", "Packed"]
@@ -103,8 +103,13 @@ class Bank:
         layer = self._layers.get(name)
         return None if layer is None else layer.weight
 
-    def pack(self, branches: Mapping[str, Branch]) -> Packed:
-        """Return ``branches`` ready to be written: everything that takes long, on the host."""
+    def pack(self, branches: Mapping[str, Branch], *, source: str = "bound") -> Packed:
+        """Return ``branches`` ready to be written: everything that takes long, on the host.
+
+        Raises:
+            AdapterInvalid: A layer's are not finite in this network's dtype; ``source`` and the
+                layer are named.
+        """
         ordered = sorted(branches, key=self._numbers.__getitem__)
         columns = [self._layers[name].columns for name in ordered]
         has_gains = any(b.out_gain is not None or b.in_gain is not None for b in branches.values())
@@ -119,7 +124,10 @@ class Bank:
         for name in ordered:
             branch, layer = branches[name], self._layers[name]
             stop = start + layer.columns.stop - layer.columns.start
-            _fill(values[:, start:stop], branch, middle=layer.factors.down.shape[1])
+            own = values[:, start:stop]
+            _fill(own, branch, middle=layer.factors.down.shape[1])
+            if not own.isfinite().all():
+                raise AdapterInvalid(source, f"{name} is beyond what {own.dtype} holds here")
             start = stop
         return Packed(
             values=values,

@@ -20,7 +20,7 @@ from diptych.adapters.adapter import Adapter, LowRank
 from diptych.adapters.naming import Component, Stage
 from diptych.errors import AdapterMismatch, FieldViolation, InvalidRequest
 
-__all__ = ["MAX_BOUND_RANK", "Branch", "ScaledAdapter", "bind", "updates_of"]
+__all__ = ["MAX_BOUND_RANK", "Branch", "ScaledAdapter", "bind", "plain_shape", "updates_of"]
 
 MAX_BOUND_RANK: Final = 512
 """Largest sum of ranks on one layer in one image."""
@@ -111,9 +111,14 @@ def bind(
     return {module: _joined(module, found) for module, found in pieces.items()}
 
 
+def plain_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return a weight's ``shape`` with a kernel of one pixel left out: it is as a linear layer."""
+    return shape[:2] if shape[2:] == (1, 1) else shape
+
+
 def _check_shape(name: str, module: str, update: LowRank, weight: Tensor | None) -> None:
     actual = None if weight is None else tuple(weight.shape)
-    if actual == update.weight_shape:
+    if actual is not None and plain_shape(actual) == plain_shape(update.weight_shape):
         return
     raise AdapterMismatch(
         adapter=name,
@@ -132,6 +137,7 @@ def _scaled(update: LowRank, scale: float, weight: Tensor) -> Branch:
     """Return one adapter's branch on one layer."""
     device = weight.device
     down, up = (factor.to(device, torch.float32) for factor in (update.down, update.up))
+    down = down.view(len(down), *weight.shape[1:])
     magnitude = update.magnitude
     if magnitude is None:
         return Branch(down=down, up=up * (update.scale * scale))

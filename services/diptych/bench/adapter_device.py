@@ -211,7 +211,7 @@ def _use(name: str) -> AdapterUse:
 
 
 def _loaded(loader: StoreLoader, use: AdapterUse) -> Prepared:
-    """Return an adapter that was brought to host memory."""
+    """Return an adapter that was brought to host memory, which ``loader`` may then forget."""
     found: list[Prepared | DiptychError] = []
     is_there = threading.Event()
 
@@ -221,6 +221,7 @@ def _loaded(loader: StoreLoader, use: AdapterUse) -> Prepared:
 
     loader.prepare(unit_of(use), (use,), fetching=lambda: None, done=done)
     is_there.wait()
+    loader.holds(unit_of(use), 0)
     (result,) = found
     if isinstance(result, DiptychError):
         raise result

@@ -62,6 +62,7 @@ class _Entry:
     tier: Tier
     num_lines: int = 0
     size_bytes: int = 0
+    token_bytes: int = 0
     holders: Counter[Holder] = field(default_factory=Counter)
     """Images of each request."""
     pins: dict[str, set[Hashable]] = field(default_factory=dict)
@@ -101,10 +102,22 @@ class AdapterPool:
         """Note that a request found a unit on the device."""
         self._hits += 1
 
-    def loaded(self, unit: Unit, num_lines: int, *, size_bytes: int = 0) -> None:
-        """Note that a unit is in host memory and will take ``num_lines``."""
+    @property
+    def num_loading(self) -> int:
+        """Return how many units are being loaded."""
+        return sum(entry.tier is Tier.LOADING for entry in self._entries.values())
+
+    def loaded(
+        self, unit: Unit, num_lines: int, *, size_bytes: int = 0, token_bytes: int = 0
+    ) -> None:
+        """Note that a unit is in host memory and will take ``num_lines``.
+
+        For as long as it is on the device it takes ``size_bytes`` there, and its learned tokens
+        ``token_bytes`` of host memory.
+        """
         entry = self._entries[unit]
-        entry.tier, entry.num_lines, entry.size_bytes = Tier.HOST, num_lines, size_bytes
+        entry.tier, entry.num_lines = Tier.HOST, num_lines
+        entry.size_bytes, entry.token_bytes = size_bytes, token_bytes
 
     def forget(self, unit: Unit) -> None:
         """Drop a unit that is not on the device: it failed, or nobody waits for it."""
@@ -148,6 +161,10 @@ class AdapterPool:
             needed = sum(self._entries[unit].num_lines for unit in units)
             raise AdapterSlotsFull(needed_lines=needed, num_lines=self._num_lines)
         return room
+
+    def idle_with_tokens(self) -> tuple[Unit, ...]:
+        """Return the units that take host memory and may go, the least recently used first."""
+        return tuple(unit for unit in self._idle(()) if self._entries[unit].token_bytes)
 
     def attached(self, unit: Unit, now: float) -> None:
         """Note that a unit is on the device."""
@@ -222,6 +239,11 @@ class AdapterPool:
         """Drop a tenant's pin; return whether there was one."""
         entry = self._entries.get(unit)
         return entry is not None and entry.pins.pop(tenant, None) is not None
+
+    def is_pinned(self, unit: Unit, tenant: str) -> bool:
+        """Return whether a tenant has a pin of ``unit``."""
+        entry = self._entries.get(unit)
+        return entry is not None and tenant in entry.pins
 
     def check_unused(self, unit: Unit, tenant: str, name: str) -> None:
         """Return if no request of a tenant holds ``unit``.

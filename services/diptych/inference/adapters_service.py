@@ -29,7 +29,6 @@ from diptych.inference.adapters_wire import (
     merge_result,
     named_reference,
 )
-from diptych.inference.adapting import Pinned, PinTicket
 from diptych.inference.engine import EngineStats
 from diptych.inference.limits import Limits
 from diptych.inference.orders import (
@@ -43,6 +42,7 @@ from diptych.inference.orders import (
     Shown,
     Upload,
 )
+from diptych.inference.pins import Pinned, PinTicket
 from diptych.inference.trajectory import AdapterUse
 from diptych.rpc.interceptors import current_caller
 from diptych.v1 import adapters_pb2 as pb

@@ -1,7 +1,8 @@
 """Bringing adapters to the device while other requests go on: pool, loader and executor joined.
 
 A call's adapters are fetched and read by the loader's threads and put on the device by the
-engine's thread, between ticks, when it is the call's turn and there is room.
+engine's thread, between ticks, when it is the call's turn and there is room. What waits for its
+turn takes no more host memory than there is for adapters: beyond it only the first call's are read.
 """
 
 import logging
@@ -9,40 +10,25 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Final
 
 from diptych.errors import AdapterNotFound, DiptychError
 from diptych.inference.adapter_pool import AdapterPool, Holder, PoolStats, Tier
 from diptych.inference.adapter_units import Unit, unit_of
 from diptych.inference.call import Call, Image
 from diptych.inference.isolation import as_failure
+from diptych.inference.pins import Pinned, Pins, PinTicket, PinWish
 from diptych.inference.ports import AdapterLoader, Executor, Prepared
 from diptych.inference.trajectory import AdapterState, AdapterUse, AdapterWaited
 
-__all__ = ["AdapterStats", "Adapting", "PinTicket", "Pinned"]
+__all__ = ["AdapterStats", "Adapting"]
 
 _log = logging.getLogger(__name__)
 
+_MAX_LOADING: Final = 4
+"""Units that are read at the same time, or next; what they take is known when they are."""
+
 Uses = tuple[AdapterUse, ...]
-Pinned = Callable[[DiptychError | None], None]
-"""Hears that an adapter is pinned, or why not, once ``stats`` say so; from the engine's thread."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PinTicket:
-    """A pin that was asked for; its caller does one of both in the end, from any thread."""
-
-    keep: Callable[[], None]
-    """The answer was heard: from now on only unpinning ends the pin."""
-    give_up: Callable[[], None]
-    """Nobody hears the answer: leave nothing pinned that nobody else asked for."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Load:
-    """One call that asks for a pin."""
-
-    use: AdapterUse
-    done: Pinned
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,12 +65,13 @@ class Adapting:
     """As of the last ``refresh``; any thread may read it."""
     _calls: dict[Unit, dict[Call, None]] = field(default_factory=dict)
     """Open calls that wait for a unit."""
-    _pins: dict[Unit, list[_Load]] = field(default_factory=dict)
+    _pins: Pins = field(init=False)
     _prepared: dict[Unit, Prepared] = field(default_factory=dict)
     _running: Counter[str] = field(default_factory=Counter)
     _ended: DiptychError | None = None
 
     def __post_init__(self) -> None:
+        self._pins = Pins(pool=self.pool, loader=self.loader)
         self.refresh()
 
     def expect(self, call: Call) -> None:
@@ -109,20 +96,25 @@ class Adapting:
         """Return the first image that can start; what cannot yet is passed over.
 
         Once an image could not start for want of room, adapters that have had their slice get no
-        more images and no others are brought in, so that lines become free.
+        more images and no others are brought in, so that lines become free. Of those whose turn
+        it was before, the first that is not read is, room or not.
         """
-        blocked, now = False, self.clock()
+        found, passed, blocked, now = None, [], False, self.clock()
         for image in heads:
             call, units = image.call, image.call.units.keys()
             if not self._at_hand(call):
+                passed.append(call)
                 continue
             if not self._fits(call, units):
                 continue
             if self.pool.make_room(units) is None:
                 blocked = True
             elif not (blocked and self.pool.must_yield(units, now)):
-                return image
-        return None
+                found = image
+                break
+        if passed and not blocked and not self.pool.num_loading:
+            self._bring(passed[0])
+        return found
 
     def attach(self, image: Image) -> bool:
         """Put the adapters of a chosen image on the device and hold them; False if that failed."""
@@ -138,6 +130,7 @@ class Adapting:
         self.pool.acquire(units, _holder(image.call))
         self._running.update(use.name for use in image.call.request.adapters)
         self.dismiss(image.call)
+        self._fill()
         return True
 
     def release(self, image: Image) -> None:
@@ -150,11 +143,11 @@ class Adapting:
 
         ``done`` hears of it. Each tenant has a pin of its own, and one however often it asks.
         """
-        load = _Load(use=use, done=done)
-        self.post(partial(self._pin, load))
+        wish = PinWish(use=use, done=done)
+        self.post(partial(self._pin, wish))
         return PinTicket(
-            keep=lambda: self.post(partial(self.pool.confirm, unit_of(use), use.tenant, load)),
-            give_up=lambda: self.post(partial(self._give_up, load)),
+            keep=lambda: self.post(partial(self.pool.confirm, wish.unit, use.tenant, wish)),
+            give_up=lambda: self.post(partial(self._give_up, wish)),
         )
 
     def unload(self, use: AdapterUse, *, evict: bool, done: Pinned) -> None:
@@ -168,9 +161,7 @@ class Adapting:
     def end(self, error: DiptychError) -> None:
         """Answer whoever waits for a pin, and whoever asks for one from now on, with ``error``."""
         self._ended = error
-        while self._pins:
-            _, loads = self._pins.popitem()
-            self._answer(loads, error)
+        self._answer(self._pins.refuse_all(), error)
 
     def refresh(self) -> None:
         """Take the snapshot that other threads read."""
@@ -184,29 +175,17 @@ class Adapting:
             num_waiting=len(calls),
         )
 
-    def _pin(self, load: _Load) -> None:
-        unit = unit_of(load.use)
+    def _pin(self, wish: PinWish) -> None:
         if self._ended is not None:
-            load.done(self._ended)
+            wish.done(self._ended)
             return
-        if self.pool.tier(unit) is Tier.DEVICE:
-            self.pool.pin(unit, load.use.tenant, load)
-            self._answer([load], None)
-            return
-        self._pins.setdefault(unit, []).append(load)
-        self._load(unit, (load.use,))
-        self._pin_if_loaded(unit)
+        self._pins.ask(wish)
+        self._load(wish.unit, (wish.use,))
+        self._pin_if_loaded(wish.unit)
 
-    def _give_up(self, load: _Load) -> None:
-        unit = unit_of(load.use)
-        loads = self._pins.get(unit, [])
-        if load not in loads:
-            self.pool.withdraw(unit, load.use.tenant, load)
-            return
-        loads.remove(load)
-        if not loads:
-            del self._pins[unit]
-            self._drop_unwanted(unit)
+    def _give_up(self, wish: PinWish) -> None:
+        self._pins.give_up(wish)
+        self._drop_unwanted(wish.unit)
 
     def _unpin(self, use: AdapterUse, *, evict: bool, done: Pinned) -> None:
         unit = unit_of(use)
@@ -215,7 +194,7 @@ class Adapting:
                 raise self._ended
             if evict:
                 self.pool.check_unused(unit, use.tenant, use.name)
-            if not self.pool.unpin(unit, use.tenant):
+            if not self._pins.drop(use):
                 raise AdapterNotFound(use.name)
         except DiptychError as error:
             done(error)
@@ -230,7 +209,33 @@ class Adapting:
         if call not in calls:
             calls[call] = None
             self._tell([call], uses, AdapterState.QUEUED)
-        self._load(unit, uses)
+        if self.pool.tier(unit) is Tier.ABSENT and self._may_read(unit):
+            self._load(unit, uses)
+
+    def _bring(self, call: Call) -> None:
+        """Load what ``call`` lacks, room or not: nobody whose turn it was waits for the device."""
+        for unit, uses in call.units.items():
+            self._load(unit, uses)
+
+    def _fill(self) -> None:
+        """Load what calls wait for, the oldest wish first, as far as there is room."""
+        for unit in [own for own in self._calls if self.pool.tier(own) is Tier.ABSENT]:
+            if self._may_read(unit):
+                self._load(unit, self._waiters(unit)[0].units[unit])
+
+    def _may_read(self, unit: Unit) -> bool:
+        """Return whether there is room for ``unit``; tokens that nobody uses make way for it.
+
+        One that is in host memory already waits for none of those that are being read.
+        """
+        is_kept = self.loader.in_host().issuperset(own.digest for own in unit.members)
+        if self.pool.num_loading >= _MAX_LOADING and not is_kept:
+            return False
+        for idle in self.pool.idle_with_tokens() if self.loader.is_full() else ():
+            self._evict(idle)
+            if not self.loader.is_full():
+                break
+        return not self.loader.is_full()
 
     def _load(self, unit: Unit, uses: Uses) -> None:
         if self.pool.tier(unit) is not Tier.ABSENT:
@@ -247,37 +252,49 @@ class Adapting:
         self._tell(self._waiters(unit), uses, AdapterState.FETCHING)
 
     def _arrived(self, unit: Unit, uses: Uses, result: Prepared | DiptychError) -> None:
-        calls = self._waiters(unit)
         if isinstance(result, DiptychError):
-            self.pool.forget(unit)
-            self._tell(calls, uses, AdapterState.FAILED)
-            self._answer(self._pins.pop(unit, []), result)
-            for call in calls:
-                self.fail(call, result)
-            return
-        self.pool.loaded(unit, result.num_lines, size_bytes=result.size_bytes)
-        self._prepared[unit] = result
-        self._tell(calls, uses, AdapterState.READY)
-        self._pin_if_loaded(unit)
-        self._drop_unwanted(unit)
+            self._refuse(unit, uses, result)
+        else:
+            taken = result.size_bytes - result.token_bytes
+            self.pool.loaded(
+                unit, result.num_lines, size_bytes=taken, token_bytes=result.token_bytes
+            )
+            self._prepared[unit] = result
+            self._tell(self._waiters(unit), uses, AdapterState.READY)
+            self._pin_if_loaded(unit)
+            self._drop_unwanted(unit)
+        self._fill()
+
+    def _refuse(self, unit: Unit, uses: Uses, error: DiptychError) -> None:
+        """Fail whoever waits for what could not be loaded from a tenant's store.
+
+        Other tenants have the same bytes in stores of their own: for them it is loaded from there.
+        """
+        self.pool.forget(unit)
+        tenant = uses[0].tenant
+        calls = [call for call in self._waiters(unit) if call.units[unit][0].tenant == tenant]
+        self._tell(calls, uses, AdapterState.FAILED)
+        self._answer(self._pins.refuse(unit, tenant), error)
+        for call in calls:
+            self.fail(call, error)
+        for asked in self._pins.asked(unit)[:1]:
+            self._load(unit, (asked,))
 
     def _pin_if_loaded(self, unit: Unit) -> None:
-        if unit not in self._pins or self.pool.tier(unit) is not Tier.HOST:
+        if not self._pins.asked(unit) or self.pool.tier(unit) not in {Tier.HOST, Tier.DEVICE}:
             return
-        loads, error = self._pins.pop(unit), None
         try:
             self._place([unit], self.pool.make_room_now([unit]))
-            for load in loads:
-                self.pool.pin(unit, load.use.tenant, load)
-        except Exception as caught:  # noqa: BLE001  logged, fails one request
-            _log.warning("an adapter cannot be pinned: %s", caught)
-            error = as_failure(caught)
-        self._answer(loads, error)
+        except Exception as error:  # noqa: BLE001  logged, fails one request
+            _log.warning("an adapter cannot be pinned: %s", error)
+            self._answer(self._pins.refuse(unit), as_failure(error))
+        else:
+            self._answer(self._pins.grant(unit), None)
 
-    def _answer(self, loads: Iterable[_Load], error: DiptychError | None) -> None:
+    def _answer(self, wishes: Iterable[PinWish], error: DiptychError | None) -> None:
         self.refresh()
-        for load in loads:
-            load.done(error)
+        for wish in wishes:
+            wish.done(error)
 
     def _at_hand(self, call: Call) -> bool:
         """Return whether all adapters of ``call`` are loaded; one evicted since loads again."""
@@ -302,18 +319,20 @@ class Adapting:
             if self.pool.tier(unit) is Tier.HOST:
                 self.executor.attach(unit, self._prepared[unit])
                 self.pool.attached(unit, self.clock())
-                del self._prepared[unit]
+                self.loader.holds(unit, self._prepared.pop(unit).token_bytes)
 
     def _evict(self, unit: Unit) -> None:
         self.executor.detach(unit)
         self.pool.evicted(unit)
+        self.loader.holds(unit, 0)
 
     def _drop_unwanted(self, unit: Unit) -> None:
         """Give up host memory of a unit that no call and no pin waits for."""
-        wanted = unit in self._calls or unit in self._pins
+        wanted = unit in self._calls or self._pins.asked(unit)
         if not wanted and self.pool.tier(unit) is Tier.HOST:
             del self._prepared[unit]
             self.pool.forget(unit)
+            self.loader.holds(unit, 0)
 
     def _waiters(self, unit: Unit) -> list[Call]:
         return list(self._calls.get(unit, ()))

@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from torch import Tensor
 
-from diptych.adapters.adapter import Adapter
+from diptych.adapters.adapter import Adapter, LearnedToken
 from diptych.adapters.bank import Bank, Packed
 from diptych.adapters.binding import ScaledAdapter, bind, updates_of
 from diptych.adapters.injection import inject
@@ -77,6 +77,7 @@ class AttachedAdapters:
 
         Raises:
             AdapterMismatch: One has a layer that an expert it is for has not, or of another shape.
+            AdapterInvalid: Their updates are not finite in a network's dtype.
             InvalidRequest: Their ranks or norms cannot be combined.
         """
         packed: dict[Network, Packed] = {}
@@ -88,15 +89,16 @@ class AttachedAdapters:
             branches = bind(scaled, partial(_weight_of, bank))
             if branches:
                 packed[expert, part] = bank.pack(
-                    {_own(bank, module): branch for module, branch in branches.items()}
+                    {_own(bank, module): branch for module, branch in branches.items()},
+                    source=", ".join(use.name for use in uses),
                 )
-        kept = tuple(
-            Adapter(tokens=adapter.tokens, made_for=adapter.made_for) for adapter in adapters
-        )
+        kept = tuple(map(_without_targets, adapters))
+        token_bytes = sum(map(_token_bytes, kept))
         return Prepared(
             num_lines=max((own.num_lines for own in packed.values()), default=0),
-            size_bytes=sum(own.size_bytes for own in packed.values()),
+            size_bytes=token_bytes + sum(own.size_bytes for own in packed.values()),
             value=_Bound(packed=MappingProxyType(packed), adapters=kept),
+            token_bytes=token_bytes,
         )
 
     def attach(self, unit: Unit, prepared: Prepared) -> None:
@@ -190,6 +192,22 @@ class AttachedAdapters:
     def _free(self, lines: Mapping[Network, Lines]) -> None:
         for network, own in lines.items():
             self._banks[network].free(own)
+
+
+def _without_targets(adapter: Adapter) -> Adapter:
+    """Return what of an adapter is needed beside its lines, in memory of its own."""
+    tokens = {
+        text: LearnedToken(
+            vectors={part: vectors.clone() for part, vectors in token.vectors.items()}
+        )
+        for text, token in adapter.tokens.items()
+    }
+    return Adapter(tokens=MappingProxyType(tokens), made_for=adapter.made_for)
+
+
+def _token_bytes(adapter: Adapter) -> int:
+    vectors = [own for token in adapter.tokens.values() for own in token.vectors.values()]
+    return sum(own.numel() * own.element_size() for own in vectors)
 
 
 def _inject_text(encoder: TextEncoder, num_lines: int) -> Bank:

@@ -15,12 +15,13 @@ from functools import partial
 
 from diptych.errors import DeadlinePassed, DiptychError, Draining, EngineFault, RequestCancelled
 from diptych.inference.adapter_pool import AdapterPool
-from diptych.inference.adapting import AdapterStats, Adapting, Pinned, PinTicket
+from diptych.inference.adapting import AdapterStats, Adapting
 from diptych.inference.admission import CostModel
 from diptych.inference.book import Book
 from diptych.inference.call import Call, Image
 from diptych.inference.delivery import Delivery
 from diptych.inference.isolation import Isolation
+from diptych.inference.pins import Pinned, PinTicket
 from diptych.inference.ports import AdapterLoader, Decoder, Executor, Observer
 from diptych.inference.scheduler import Group, Scheduler, Tick
 from diptych.inference.starting import Starting

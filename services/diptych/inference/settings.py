@@ -125,7 +125,8 @@ class InferenceSettings(BaseModel):
     adapter_disk_bytes: Count = 20 << 30
     """Bytes of the disk cache in front of ``adapters_store``."""
     adapter_host_bytes: Count = 4 << 30
-    """Bytes of adapters kept in host memory for when they are asked for again."""
+    """Bytes of adapters in host memory: their learned tokens, those that wait for the device, and
+    those kept for when they are asked for again."""
     max_adapters: Annotated[int, Field(ge=0, le=64)] = Limits().max_adapters
     """Adapters of one request; 0 takes none."""
     auth_tokens_file: Path | None = None
