@@ -126,6 +126,7 @@ def test_counts_what_the_host_tier_does(rig: Rig) -> None:
         num_hits=1, num_misses=2, num_evictions=1, num_held=1, size_bytes=60
     )
     assert rig.loader.in_host() == {two.digest}
+    assert [rig.loader.has(unit_of(use)) for use in (one, two)] == [False, True]
 
 
 def test_falls_through_the_tiers_one_after_the_other(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from diptych.errors import (
     EngineFault,
     RequestCancelled,
 )
+from diptych.inference.adapter_units import unit_of
 from diptych.inference.trajectory import AdapterState, AdapterWaited, Completed
 from support.fake_device import Mailbox, Rig, request, use
 from support.pinning import pin, resident, unpin
@@ -261,7 +262,7 @@ def test_only_some_adapters_are_read_at_a_time(rig: Rig) -> None:
 
 
 def test_what_is_in_host_memory_waits_for_no_reading(rig: Rig) -> None:
-    rig.loader.hold, rig.loader.bound = True, frozenset({"sha256:kept"})
+    rig.loader.hold, rig.loader.bound = True, frozenset({unit_of(use("kept"))})
     cold = [rig.submit(str(n), adapters=(use(f"a{n}"),)) for n in range(5)]
     assert isinstance(rig.submit("warm", adapters=(use("kept"),)).end(), Completed)
     assert rig.loader.asked == ["a0", "a1", "a2", "a3", "kept"]

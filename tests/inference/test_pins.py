@@ -236,19 +236,27 @@ def test_a_file_is_kept_for_each_tenant_that_has_a_pin(rig: Rig) -> None:
     assert rig.loader.kept == set()
 
 
-def test_a_file_is_let_go_with_the_last_call_that_asks_for_a_pin(rig: Rig) -> None:
+def test_no_file_is_kept_for_whoever_only_waits_for_a_pin(rig: Rig) -> None:
     rig.loader.hold = True
-    first, second = (rig.engine.load_adapter(use("a"), Answer()) for _ in range(2))
+    ticket = rig.engine.load_adapter(use("a"), Answer())
     rig.settle()
-    first.give_up()
-    rig.settle()
-    assert rig.loader.kept == {("default", "sha256:a")}
-    second.give_up()
-    rig.settle()
-    assert rig.loader.kept == set()
+    ticket.give_up()
     rig.loader.held.pop("a")()
     rig.settle()
+    assert rig.loader.kept == set()
     assert sum(rig.loader.in_memory.values()) == 0
+
+
+def test_a_file_is_kept_while_one_call_of_two_wants_its_pin(rig: Rig) -> None:
+    answers = [Answer(), Answer()]
+    tickets = [rig.engine.load_adapter(use("a"), answer) for answer in answers]
+    kept = []
+    for answer, ticket in zip(answers, tickets, strict=True):
+        assert answer.get() is None
+        ticket.give_up()
+        rig.settle()
+        kept.append(len(rig.loader.kept))
+    assert kept == [1, 0]
 
 
 def test_a_file_is_let_go_with_a_pin_that_is_given_up_after_it_was_made(rig: Rig) -> None:
@@ -258,14 +266,6 @@ def test_a_file_is_let_go_with_a_pin_that_is_given_up_after_it_was_made(rig: Rig
     assert rig.loader.kept == {("default", "sha256:a")}
     ticket.give_up()
     rig.settle()
-    assert rig.loader.kept == set()
-
-
-def test_stopping_lets_the_files_of_whoever_waits_go(rig: Rig) -> None:
-    rig.loader.hold = True
-    rig.engine.load_adapter(use("a"), Answer())
-    rig.settle()
-    rig.engine.stop()
     assert rig.loader.kept == set()
 
 

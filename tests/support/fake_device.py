@@ -130,8 +130,8 @@ class FakeLoader:
         self.limit_bytes = 1 << 30
         self.in_memory: dict[Unit, int] = {}
         self.most_bytes = 0
-        self.bound: frozenset[str] = frozenset()
-        """Digests of what is in host memory already."""
+        self.bound: frozenset[Unit] = frozenset()
+        """What is in host memory already."""
         self.kept: set[tuple[str, str]] = set()
 
     def prepare(
@@ -158,13 +158,16 @@ class FakeLoader:
             else:
                 done(Prepared(num_lines=rank, size_bytes=8, value=value))
 
-        if self.hold and not self.bound.issuperset(use.digest for use in uses):
+        if self.hold and not self.has(unit):
             self.held[name] = finish
         else:
             finish()
 
+    def has(self, unit: Unit) -> bool:
+        return unit in self.bound
+
     def in_host(self) -> frozenset[str]:
-        return self.bound
+        return frozenset(own.digest for unit in self.bound for own in unit.members)
 
     def holds(self, unit: Unit, size_bytes: int) -> None:
         self.in_memory[unit] = size_bytes

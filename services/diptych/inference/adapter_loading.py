@@ -80,6 +80,11 @@ class StoreLoader:
         self._observer.on_adapter_load(seconds=0.0, tier="host", reason=None)
         done(kept)
 
+    def has(self, unit: Unit) -> bool:
+        """Return whether a unit is kept in host memory."""
+        with self._lock:
+            return unit in self._kept
+
     def in_host(self) -> frozenset[str]:
         """Return the digests of what is kept in host memory."""
         return self._digests

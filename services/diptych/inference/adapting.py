@@ -228,8 +228,7 @@ class Adapting:
 
         One that is in host memory already waits for none of those that are being read.
         """
-        is_kept = self.loader.in_host().issuperset(own.digest for own in unit.members)
-        if self.pool.num_loading >= _MAX_LOADING and not is_kept:
+        if self.pool.num_loading >= _MAX_LOADING and not self.loader.has(unit):
             return False
         for idle in self.pool.idle_with_tokens() if self.loader.is_full() else ():
             self._evict(idle)

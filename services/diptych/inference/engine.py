@@ -114,8 +114,7 @@ class Engine:
         self._waiting = Waiting()
         self._running: dict[int, Image] = {}
         self._free_slots = list(range(config.num_slots))
-        self._num_decoding = 0
-        self._num_ticks = 0
+        self._num_decoding = self._num_ticks = 0
         self._drain_at: float | None = None
         self._halted = False
         self._ready = threading.Event()

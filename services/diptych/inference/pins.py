@@ -1,7 +1,7 @@
 """Adapters that tenants keep on the device: who asks for that, who has heard, whose files stay.
 
 The pool knows which pins there are; here is whoever waits for one. An adapter's file is kept on
-this machine for each tenant that has a pin of it or waits for one, out of that tenant's own store.
+this machine for each tenant that has a pin of it, out of that tenant's own store.
 """
 
 from collections.abc import Callable
@@ -54,7 +54,6 @@ class Pins:
     def ask(self, wish: PinWish) -> None:
         """Let ``wish`` wait until its unit is on the device."""
         self._wishes.setdefault(wish.unit, []).append(wish)
-        self._mind_file(wish.use)
 
     def asked(self, unit: Unit) -> tuple[AdapterUse, ...]:
         """Return what those who wait for a pin of ``unit`` asked for, the oldest first."""
@@ -65,6 +64,7 @@ class Pins:
         wishes = self._wishes.pop(unit)
         for wish in wishes:
             self.pool.pin(unit, wish.use.tenant, wish)
+            self.loader.keep(wish.use)
         return wishes
 
     def refuse(self, unit: Unit, tenant: str | None = None) -> list[PinWish]:
@@ -73,8 +73,6 @@ class Pins:
         refused = [wish for wish in wishes if tenant in {None, wish.use.tenant}]
         if others := [wish for wish in wishes if wish not in refused]:
             self._wishes[unit] = others
-        for wish in refused:
-            self._mind_file(wish.use)
         return refused
 
     def refuse_all(self) -> list[PinWish]:
@@ -90,19 +88,14 @@ class Pins:
                 del self._wishes[wish.unit]
         else:
             self.pool.withdraw(wish.unit, wish.use.tenant, wish)
-        self._mind_file(wish.use)
+            self._let_go_unpinned(wish.use)
 
     def drop(self, use: AdapterUse) -> bool:
         """Drop the pin of a tenant; return whether there was one."""
         was_pinned = self.pool.unpin(unit_of(use), use.tenant)
-        self._mind_file(use)
+        self._let_go_unpinned(use)
         return was_pinned
 
-    def _mind_file(self, use: AdapterUse) -> None:
-        """Keep an adapter's file for as long as its tenant has a pin of it or waits for one."""
-        unit = unit_of(use)
-        waits = any(asked.tenant == use.tenant for asked in self.asked(unit))
-        if waits or self.pool.is_pinned(unit, use.tenant):
-            self.loader.keep(use)
-        else:
+    def _let_go_unpinned(self, use: AdapterUse) -> None:
+        if not self.pool.is_pinned(unit_of(use), use.tenant):
             self.loader.let_go(use)

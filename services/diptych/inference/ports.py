@@ -165,6 +165,9 @@ class AdapterLoader(Protocol):
         ``fetching`` hears that their turn has come, ``done`` what came of it.
         """
 
+    def has(self, unit: Unit) -> bool:
+        """Return whether a unit is in host memory, so that preparing it takes no time."""
+
     def in_host(self) -> frozenset[str]:
         """Return the digests of adapters that wait for no fetch, being in host memory."""
 
