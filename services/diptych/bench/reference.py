@@ -106,13 +106,10 @@ class Reference:
         """
         assert experts.base is not None
         assert experts.refiner is not None
-        first = StableDiffusionXLPipeline(
-            **_parts(experts.base, schedule), force_zeros_for_empty_prompt=True
-        )
+        first = StableDiffusionXLPipeline(**_parts(experts.base, schedule))
         second = StableDiffusionXLImg2ImgPipeline(
             **_parts(experts.refiner, schedule),
-            force_zeros_for_empty_prompt=False,
-            requires_aesthetics_score=True,
+            requires_aesthetics_score=experts.refiner.family.requires_aesthetics_score,
         )
         for pipeline in (first, second):
             pipeline.set_progress_bar_config(disable=True)
@@ -184,6 +181,7 @@ def _parts(expert: Expert, schedule: Mapping[str, object]) -> dict[str, Any]:
         "tokenizer": tokenizer if "text_encoder" in encoders else None,
         "tokenizer_2": tokenizer,
         "scheduler": EulerDiscreteScheduler.from_config(schedule),
+        "force_zeros_for_empty_prompt": expert.text.zeros_for_none,
         "add_watermarker": False,
     }
 
