@@ -264,3 +264,11 @@ def test_refuses_both_kinds_of_norms_on_one_layer() -> None:
     kinds = [per_output("linear"), per_input("linear")]
     with pytest.raises(InvalidRequest, match="norms per output and per input"):
         bound("linear", *[(update("linear", 2, magnitude=kind), 1.0) for kind in kinds])
+
+
+def test_a_lora_is_bound_without_looking_at_the_weight() -> None:
+    weight = torch.empty(6, 4, device="meta")
+    low_rank = LowRank(down=torch.ones(2, 4), up=torch.ones(6, 2), alpha=2.0)
+    scaled = ScaledAdapter(name="a", updates={"layer": low_rank}, scale_of=lambda _: 0.5)
+    bound = bind([scaled], {"layer": weight}.get)["layer"]
+    assert (bound.up.device.type, float(bound.up[0, 0])) == ("cpu", 0.5)

@@ -1,11 +1,12 @@
 """The adapters on one device: banks beside the experts' networks, and who uses which lines."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
 
+import torch
 from torch import Tensor
 
 from diptych.adapters.adapter import Adapter, LearnedToken
@@ -57,7 +58,10 @@ class AttachedAdapters:
         self._text_banks: dict[TextEncoder, Bank] = {}
         self._layouts: dict[Expert, BlockLayout] = {}
         self._resident: dict[Unit, _Resident] = {}
+        self._stream: torch.cuda.Stream | None = None
         for expert, loaded in experts.items():
+            if loaded.unet.device.type == "cuda":
+                self._stream = torch.cuda.Stream(loaded.unet.device)  # type: ignore[no-untyped-call]
             # Line 0 of a bank is never written.
             self._banks[expert, "unet"] = inject(loaded.unet.module, num_lines=num_lines + 1)
             self._layouts[expert] = BlockLayout.from_names(self.bank(expert).layers)
@@ -86,7 +90,8 @@ class AttachedAdapters:
                 self._scaled(use, adapter, (expert, part))
                 for use, adapter in zip(uses, adapters, strict=True)
             ]
-            branches = bind(scaled, partial(_weight_of, bank))
+            with self._beside_ticks():
+                branches = bind(scaled, partial(_weight_of, bank))
             if branches:
                 packed[expert, part] = bank.pack(
                     {_own(bank, module): branch for module, branch in branches.items()},
@@ -150,6 +155,10 @@ class AttachedAdapters:
             assert isinstance(weights, dict)
             rows.append(weights.get(encoder.name, ()))
         return bank.using(bank.select(rows))
+
+    def _beside_ticks(self) -> AbstractContextManager[object]:
+        """Return a context whose work on a device does not wait for ticks; weights never change."""
+        return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
 
     def _scaled(self, use: AdapterUse, adapter: Adapter, network: Network) -> ScaledAdapter:
         """Return an adapter's part for one network at the scale that its copy holds."""
