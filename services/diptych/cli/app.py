@@ -6,6 +6,7 @@ import typer
 
 from diptych import __version__
 from diptych.cli import adapters, bench, cache, dataset, models, nano, serve
+from diptych.cli.cache_warm import warm
 from diptych.cli.demo import demo
 from diptych.cli.generate import generate
 from diptych.cli.refine import refine
@@ -49,6 +50,7 @@ app.command("demo", rich_help_panel=_PAINT)(demo)
 app.command("up", rich_help_panel=_SERVE)(serve.up)
 app.add_typer(serve.app, name="serve", rich_help_panel=_SERVE)
 app.add_typer(adapters.app, name="adapters", rich_help_panel=_MODELS)
+cache.app.command("warm")(warm)
 app.add_typer(cache.app, name="cache", rich_help_panel=_MODELS)
 app.add_typer(models.app, name="models", rich_help_panel=_MODELS)
 app.add_typer(dataset.app, name="dataset", rich_help_panel=_MODELS)

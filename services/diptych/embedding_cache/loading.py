@@ -13,6 +13,7 @@ from diptych.embedding_cache.ports import Encoding, Hosting, Stage
 from diptych.embedding_cache.server import Loaded
 from diptych.embedding_cache.settings import Settings
 from diptych.embedding_cache.stores import TenantStores
+from diptych.embedding_cache.warm_serving import serving_warmer
 from diptych.models.experts import Conditioner, LoadOptions, load_conditioners
 from diptych.models.placement import DTYPES, choose_device, choose_dtype
 from diptych.nano.pair import model_source
@@ -59,7 +60,12 @@ def load_cache(settings: Settings, metrics: CacheMetrics) -> Loaded:
         stores.close()
 
     return Loaded(
-        hosting=Hosting(encodings=encodings, store_of=stores.of, encoded=device.counts),
+        hosting=Hosting(
+            encodings=encodings,
+            store_of=stores.of,
+            encoded=device.counts,
+            warming=serving_warmer(settings, encodings, stores),
+        ),
         models={one.name: one.source for one in loaded},
         version=_version(),
         read=read,

@@ -23,6 +23,7 @@ __all__ = [
     "StoreCounts",
     "TierCounts",
     "WarmOutcome",
+    "WarmStore",
     "Warming",
 ]
 
@@ -183,6 +184,28 @@ class Encoding(Protocol):
         """
 
 
+class WarmStore(Protocol):
+    """What a warm-up asks of a store; blocking, safe to use from many threads."""
+
+    def locate(self, keys: Sequence[Digest]) -> dict[Digest, str]:
+        """As ``Store.locate``."""
+
+    def count(self, tier: str | None, *, kind: str) -> None:
+        """As ``Store.count``."""
+
+    def write(self, key: Digest, value: bytes) -> bool:
+        """As ``Store.write``."""
+
+    def flush(self) -> None:
+        """As ``Store.flush``."""
+
+    def refresh(self) -> None:
+        """See what other processes have written."""
+
+    def hold(self, name: str, keys: Sequence[Digest]) -> None:
+        """Keep ``keys``, there or yet to come, from being collected, as ``name``."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WarmOutcome:
     """What came of a warm-up."""
@@ -193,6 +216,10 @@ class WarmOutcome:
     num_encoded: int
     failures: tuple[tuple[str, str], ...]
     """Item and what is wrong with it."""
+    num_cut: int = 0
+    """Captions that are longer than the encoders' window, and lost their end."""
+    left_out: tuple[tuple[str, str], ...] = ()
+    """Dataset and kind of which nothing is made, and why."""
 
 
 class Warming(Protocol):

@@ -114,6 +114,16 @@ class TenantStore:
         """Make everything written so far last."""
         self.tiers.flush()
 
+    def refresh(self) -> None:
+        """See what other processes have written."""
+        if self.tiers.lasting is not None:
+            self.tiers.lasting.refresh()
+
+    def hold(self, name: str, keys: Sequence[Digest]) -> None:
+        """Keep ``keys`` from being collected, as ``name``; memory alone collects nothing."""
+        if self.roots is not None:
+            self.roots.write_root(name, keys)
+
     def evict(self, keys: Sequence[Digest], *, is_dry_run: bool) -> Reclaimed:
         """Drop embeddings, whatever needs them."""
         there = list(self.tiers.locate(keys))

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from diptych.digest import Digest
 from diptych.embeddings.memory import MemoryStats, MemoryTier
@@ -20,12 +20,16 @@ from diptych.errors import DiptychError, FieldViolation, SettingInvalid
 from diptych.storage.blobs import BlobStore
 from diptych.storage.local import LocalBlobs
 
+if TYPE_CHECKING:
+    from diptych.storage.s3 import S3Store
+
 __all__ = [
     "NO_OBSERVER",
     "StoreConfig",
     "TierObserver",
     "TierStats",
     "TieredStore",
+    "bucket_of",
     "open_packs",
     "open_store",
 ]
@@ -347,9 +351,13 @@ def _in_folder(folder: Path) -> BlobStore:
         raise SettingInvalid([FieldViolation(field="folder", description=description)]) from error
 
 
-def _in_bucket(config: StoreConfig) -> BlobStore:
+def bucket_of(config: StoreConfig) -> "tuple[S3Store, str]":
+    """Return the bucket that ``config`` names, and the prefix in it.
+
+    Raises:
+        SettingInvalid: The S3 address is none.
+    """
     from diptych.storage.s3 import S3Config, S3Store  # noqa: PLC0415 - boto3 is an extra
-    from diptych.storage.s3_blobs import S3Blobs  # noqa: PLC0415
 
     bucket, _, prefix = str(config.s3_uri).removeprefix("s3://").partition("/")
     prefix = prefix.strip("/")
@@ -357,4 +365,11 @@ def _in_bucket(config: StoreConfig) -> BlobStore:
         description = f"expected s3://bucket/prefix, not {str(config.s3_uri)[:80]!r}"
         raise SettingInvalid([FieldViolation(field="s3_uri", description=description)])
     s3 = S3Config(endpoint_url=config.s3_endpoint, region=config.s3_region)
-    return S3Blobs(S3Store(bucket, s3), prefix=prefix)
+    return S3Store(bucket, s3), prefix
+
+
+def _in_bucket(config: StoreConfig) -> BlobStore:
+    from diptych.storage.s3_blobs import S3Blobs  # noqa: PLC0415 - boto3 is an extra
+
+    store, prefix = bucket_of(config)
+    return S3Blobs(store, prefix=prefix)
