@@ -15,6 +15,8 @@ DiptychError
 │   └── SettingInvalid         a setting of the process itself
 ├── Unauthenticated
 │   └── TokenRefused           no token, or none that this server knows
+├── PermissionDenied
+│   └── TenantRefused          a call for another tenant than the caller's own
 ├── FailedPrecondition         the system is not in a state for it
 │   ├── AdapterMismatch        an adapter made for another model
 │   ├── AdapterInUse           an adapter that running requests hold
@@ -98,6 +100,7 @@ __all__ = [
     "ObjectNotFound",
     "OutOfDeviceMemory",
     "PeerUnavailable",
+    "PermissionDenied",
     "PickleRefused",
     "PromptTooLong",
     "QueueFull",
@@ -109,6 +112,7 @@ __all__ = [
     "SourceUnavailable",
     "Starting",
     "StoreFull",
+    "TenantRefused",
     "TokenRefused",
     "Unauthenticated",
     "Unavailable",
@@ -146,6 +150,12 @@ class Unauthenticated(DiptychError):
     """The server does not know the caller."""
 
     code = "UNAUTHENTICATED"
+
+
+class PermissionDenied(DiptychError):
+    """The server knows the caller, who may not do this."""
+
+    code = "PERMISSION_DENIED"
 
 
 class FailedPrecondition(DiptychError):
@@ -345,6 +355,16 @@ class TokenRefused(Unauthenticated):
         self.problem = problem
 
 
+class TenantRefused(PermissionDenied):
+    """A call is for another tenant than its token's, which this server does not let act for it."""
+
+    reason = "TENANT_REFUSED"
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"metadata x-diptych-tenant: {problem}")
+        self.problem = problem
+
+
 class AdapterMismatch(FailedPrecondition):
     """An adapter was made for another model than the one it should act on."""
 
@@ -361,7 +381,8 @@ class AdapterInUse(FailedPrecondition):
     reason = "ADAPTER_IN_USE"
 
     def __init__(self, *, adapter: str, num_requests: int, pinned: bool = False) -> None:
-        uses = [f"in use by {num_requests} requests"] if num_requests or not pinned else []
+        plural = "" if num_requests == 1 else "s"
+        uses = [f"in use by {num_requests} request{plural}"] if num_requests or not pinned else []
         kept = ["kept on the device by LoadAdapter"] if pinned else []
         super().__init__(f"adapter {adapter} is {' and '.join(uses + kept)}")
         self.adapter, self.num_requests, self.pinned = adapter, num_requests, pinned

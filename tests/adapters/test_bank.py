@@ -12,7 +12,7 @@ from torch import nn
 from diptych.adapters.bank import Bank
 from diptych.adapters.injection import inject
 from diptych.adapters.row_lines import Lines
-from diptych.errors import AdapterSlotsFull
+from diptych.errors import AdapterInvalid, AdapterSlotsFull
 from diptych.kernels.low_rank import Factors
 from support.small_net import branch, branches, small_net, uses
 
@@ -123,6 +123,21 @@ def test_an_index_is_as_wide_as_the_bucket(bank: Bank, net: nn.Module) -> None:
     assert rows.tensors.lines.tolist() == [[0] * 8, [*lines.numbers, 0, 0, 0]]
 
 
+def test_rows_of_fixed_shapes_are_as_wide_as_any_and_always_have_gains(net: nn.Module) -> None:
+    bank = inject(net, num_lines=40, fixed_shapes=True)
+    rows = bank.select(uses(None, written(bank, net, 5)))
+    assert rows is not None
+    shapes = [None if t is None else tuple(t.shape) for t in rows.tensors]
+    assert shapes == [(2, 512), (2, 512), (2,), None]
+    assert [None if t is None else tuple(t.shape) for t in bank.no_rows(2)] == shapes
+
+
+def test_layers_begin_at_columns_that_devices_read_at_once(bank: Bank) -> None:
+    starts = [layer.columns.start for layer in bank.layers.values()]
+    middles = [layer.factors.up.storage_offset() for layer in bank.layers.values()]
+    assert all(column % 16 == 0 for column in (*starts, *middles))
+
+
 def test_every_line_of_a_row_has_its_sets_scale(bank: Bank, net: nn.Module) -> None:
     first, second = written(bank, net, 5), written(bank, net, 2)
     rows = bank.select([(), ((first, 0.5), (second, 2.0))])
@@ -179,3 +194,15 @@ def test_a_thousand_sets_leave_nothing_behind(net: nn.Module) -> None:
         bank.free(held.pop())
     assert bank.num_free == 63
     assert total(bank) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size"), [(torch.float16, 1e7), (torch.bfloat16, 1e39), (torch.float32, 1e39)]
+)
+def test_what_the_networks_dtype_cannot_hold_is_refused(dtype: torch.dtype, size: float) -> None:
+    net = small_net().to(dtype)
+    found = branches(net, 4)
+    name = next(iter(found))
+    found[name] = replace(found[name], up=found[name].up * size)
+    with pytest.raises(AdapterInvalid, match=rf"adapter huggy: {name} is beyond .*{dtype}"):
+        inject(net, num_lines=40).pack(found, source="huggy")

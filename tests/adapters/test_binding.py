@@ -1,6 +1,7 @@
 """Bound branches equal, layer by layer, what PEFT computes and what float64 weights give."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -122,6 +123,18 @@ def test_norms_per_input_are_interpolated_as_dora_scale_is(kind: str, scale: flo
     expected = base + scale * (moved * gain - base) + delta(plain)
     branch = bound(kind, (found, scale), (plain, 1.0))
     torch.testing.assert_close(bound_weight(kind, branch), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_an_update_may_leave_out_a_kernel_of_one_pixel() -> None:
+    flat, base = update("linear", 2), weight("linear")
+    found = bind(
+        [
+            ScaledAdapter(name="a", updates={"m": own}, scale_of=lambda _module: 1.0)
+            for own in (flat, replace(flat, down=flat.down[..., None, None]))
+        ],
+        {"m": base[..., None, None]}.get,
+    )["m"]
+    assert found.down.shape == (4, base.shape[1], 1, 1)
 
 
 def test_an_adapter_at_scale_zero_takes_no_rank() -> None:
@@ -251,3 +264,11 @@ def test_refuses_both_kinds_of_norms_on_one_layer() -> None:
     kinds = [per_output("linear"), per_input("linear")]
     with pytest.raises(InvalidRequest, match="norms per output and per input"):
         bound("linear", *[(update("linear", 2, magnitude=kind), 1.0) for kind in kinds])
+
+
+def test_a_lora_is_bound_without_looking_at_the_weight() -> None:
+    weight = torch.empty(6, 4, device="meta")
+    low_rank = LowRank(down=torch.ones(2, 4), up=torch.ones(6, 2), alpha=2.0)
+    scaled = ScaledAdapter(name="a", updates={"layer": low_rank}, scale_of=lambda _: 0.5)
+    bound = bind([scaled], {"layer": weight}.get)["layer"]
+    assert (bound.up.device.type, float(bound.up[0, 0])) == ("cpu", 0.5)

@@ -128,7 +128,7 @@ def compiled() -> Iterator[Compiled]:
     torch.compiler.reset()
 
 
-def test_other_sets_of_a_bucket_are_not_compiled_again(compiled: Compiled) -> None:
+def test_other_sets_are_not_compiled_again(compiled: Compiled) -> None:
     first, second = compiled.write(3), compiled.write(8, seed=1)
     compiled.run(first, None)
     compiled.bank.free(first)
@@ -138,24 +138,17 @@ def test_other_sets_of_a_bucket_are_not_compiled_again(compiled: Compiled) -> No
     assert compiled.backend.num_compiled == 1
 
 
-def test_one_graph_per_bucket_and_one_without_sets(compiled: Compiled) -> None:
+def test_one_graph_for_all_ranks_and_gains_and_one_without_sets(compiled: Compiled) -> None:
     small, wide = compiled.write(3), compiled.write(12)
+    dora = compiled.write(3, seed=1, out_gain=True)
     for _ in range(2):
-        for rows in ([small, None], [wide, small], [None, None]):
+        for rows in ([small, None], [wide, small], [dora, wide], [None, None]):
             torch.testing.assert_close(compiled.run(*rows), compiled.eager(*rows))
-    assert compiled.backend.num_compiled == 3
-
-
-def test_sets_with_gains_have_a_graph_of_their_own(compiled: Compiled) -> None:
-    plain = compiled.write(3)
-    doras = [compiled.write(3, seed=seed, out_gain=True) for seed in (1, 2)]
-    for rows in ([plain, plain], [plain, doras[0]], [doras[1], doras[0]]):
-        torch.testing.assert_close(compiled.run(*rows), compiled.eager(*rows))
     assert compiled.backend.num_compiled == 2
 
 
 def test_a_recorded_graph_need_not_copy_the_bank(compiled: Compiled) -> None:
     compiled.run(compiled.write(3, out_gain=True), None)
     given = [tuple(tensor.shape) for tensor in inputs(2)]
-    lines, scales, out_gains = (2, 8), (2, 8), (2,)
+    lines, scales, out_gains = (2, 512), (2, 512), (2,)
     assert sorted(compiled.backend.moving) == sorted([*given, lines, scales, out_gains])

@@ -97,6 +97,14 @@ def test_a_linear_layer_saved_as_a_convolution_is_linear() -> None:
     assert only(read(tensors))[1].weight_shape == (6, 5)
 
 
+@pytest.mark.parametrize(("last", "kernel"), [("conv1", 3), ("conv_shortcut", 1)])
+def test_a_flat_convolution_gets_its_kernel_back(last: str, kernel: int) -> None:
+    module = f"mid_block.resnets.0.{last}"
+    down = noise(2, 5 * kernel**2)
+    tensors = {f"unet.{module}.lora_A.weight": down, f"unet.{module}.lora_B.weight": noise(6, 2)}
+    assert only(read(tensors))[1].weight_shape == (6, 5, kernel, kernel)
+
+
 def test_the_model_class_tells_whose_encoder_it_is() -> None:
     config = {"lora_alpha": 4, "auto_mapping": {"base_model_class": "CLIPTextModelWithProjection"}}
     tensors = pair("base_model.model.encoder.layers.0.self_attn.q_proj")
@@ -128,6 +136,17 @@ BAD = {
         "is there under another name too",
     ),
     "whose": (pair(f"base_model.model.{LAYER}"), {}, "does not tell whose module"),
+    "flux": (
+        pair("transformer.transformer_blocks.0.attn.to_q"),
+        {},
+        "of a transformer such as Flux; only SDXL's kind is read",
+    ),
+    "third encoder": (
+        pair("text_encoder_3.encoder.block.0.layer.0.SelfAttention.k"),
+        {},
+        "of a third text encoder; only SDXL's kind is read",
+    ),
+    "kernel": (pair(f"unet.{CONV}"), {}, r"lora_down \[4, 5\] for a 3 x 3 convolution"),
     "alpha": (
         pair(f"unet.{QUERY}") | {f"unet.{QUERY}.alpha": noise(2)},
         {},

@@ -14,7 +14,7 @@ from diptych.adapters.adapter import (
     Magnitude,
     Target,
 )
-from diptych.adapters.soundness import check_finite, check_shapes
+from diptych.adapters.soundness import check_numbers, check_shapes
 from diptych.errors import AdapterInvalid
 from support.made_adapters import noise
 
@@ -44,7 +44,7 @@ def with_norms(norms: torch.Tensor, *, per_input: bool) -> Adapter:
 
 
 def test_a_sound_adapter_comes_back_itself() -> None:
-    assert check_finite(check_shapes(ADAPTER, "here"), "here") is ADAPTER
+    assert check_numbers(check_shapes(ADAPTER, "here"), "here") is ADAPTER
 
 
 BAD = {
@@ -110,4 +110,38 @@ def test_refuses_numbers_that_are_not_finite(value: float, place: str) -> None:
         tokens={"<s0>": LearnedToken(vectors={ENCODER: parts["token"]})},
     )
     with pytest.raises(AdapterInvalid, match=f"{place}.*holds NaN or infinite values"):
-        check_finite(adapter, "here")
+        check_numbers(adapter, "here")
+
+
+HUGE = {
+    "a factor": (replace(UPDATE, down=UPDATE.down * 1e30), "proj_in down holds"),
+    "a factor of any dtype": (replace(UPDATE, up=noise(4, 2).double() * 1e200), "proj_in up holds"),
+    "alpha": (replace(UPDATE, alpha=1e12), "proj_in up, times alpha / rank, holds"),
+    "norms": (
+        replace(UPDATE, magnitude=Magnitude(norms=torch.full((4,), 1e6), per_input=False)),
+        "proj_in magnitude holds 1e\\+06, the limit is 65504",
+    ),
+    "their product": (
+        replace(UPDATE, down=torch.full((2, 3), 6e4), up=torch.full((4, 2), 6e4)),
+        "proj_in changes a weight by rows of norm",
+    ),
+}
+
+
+@pytest.mark.parametrize(("update", "problem"), HUGE.values(), ids=HUGE)
+def test_refuses_numbers_that_float16_cannot_hold(update: LowRank, problem: str) -> None:
+    with pytest.raises(AdapterInvalid, match=problem):
+        check_numbers(of(update), "here")
+
+
+def test_refuses_tokens_that_float16_cannot_hold() -> None:
+    adapter = of_token("a", text_encoder=torch.full((1, 4), -7e4))
+    with pytest.raises(AdapterInvalid, match="token 'a' of text_encoder holds 7e"):
+        check_numbers(adapter, "here")
+
+
+def test_large_factors_whose_product_cancels_are_taken() -> None:
+    up = torch.tensor([[3e4, -3e4]] * 4)
+    update = LowRank(down=torch.full((2, 3), 3e4), up=up, alpha=1.0)
+    adapter = of(update)
+    assert check_numbers(adapter, "here") is adapter

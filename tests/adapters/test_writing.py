@@ -14,7 +14,16 @@ from hypothesis import strategies as st
 from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file
 
-from diptych.adapters.adapter import Adapter, Component, LearnedToken, LowRank, Magnitude, Target
+from diptych.adapters.adapter import (
+    Adapter,
+    Component,
+    LearnedToken,
+    LowRank,
+    MadeFor,
+    Magnitude,
+    Stage,
+    Target,
+)
 from diptych.adapters.bundle import digest_of, to_bytes
 from diptych.adapters.reading import read_adapter
 from diptych.adapters.writing import FORMATS, write_adapter
@@ -45,7 +54,7 @@ def written(adapter: Adapter, target_format: str, folder: Path) -> Path:
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(adapter=adapters(components=ANYWHERE), target_format=st.sampled_from(FORMATS))
+@given(adapter=adapters(), target_format=st.sampled_from(FORMATS))
 def test_reads_back_as_it_was_or_is_refused(
     adapter: Adapter, target_format: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -92,7 +101,7 @@ SAID_NOWHERE = {
     "refiner": (
         Adapter(targets={replace(TARGET, component=Component.REFINER_UNET): UPDATE}),
         "diffusers",
-        "a refiner's UNet",
+        "a refiner's UNet and nothing for the base",
     ),
     "refiner in kohya": (
         Adapter(targets={replace(TARGET, component=Component.REFINER_UNET): UPDATE}),
@@ -135,6 +144,15 @@ def test_a_bundle_is_the_bundle() -> None:
 def test_tokens_lie_beside_the_updates_in_diffusers_export() -> None:
     files = write_adapter(replace(ADAPTER, tokens={"<s0>": TOKEN}), "diffusers")
     assert sorted(files) == ["pytorch_lora_weights.safetensors", "tokens_emb.safetensors"]
+
+
+@pytest.mark.parametrize("target_format", ["diffusers", "kohya"])
+def test_a_refiners_own_factors_are_a_file_of_their_own(target_format: str) -> None:
+    own = {TARGET: UPDATE, replace(TARGET, component=Component.REFINER_UNET): UPDATE}
+    files = write_adapter(Adapter(targets=own, made_for=MadeFor(stage=Stage.BOTH)), target_format)
+    assert [name.partition("/")[0] for name in files] == ["base", "refiner"]
+    stages = [read_adapter(data, name=name).made_for.stage for name, data in files.items()]
+    assert stages == [Stage.BASE, Stage.REFINER]
 
 
 @pytest.fixture(scope="module")

@@ -30,6 +30,7 @@ def test_a_switch_costs_what_the_step_takes_longer(switched_s: float, switch_s: 
         switched_step_s=switched_s,
         attach_s=0.001,
         cold_s=0.1,
+        num_recorded=0,
     )
     assert found.switch_s == switch_s
     assert found.mixed_ratio == pytest.approx(1.25)

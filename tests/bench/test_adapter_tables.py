@@ -57,6 +57,7 @@ DEVICE = AdapterDevice(
     switched_step_s=0.15,
     attach_s=0.02,
     cold_s=0.1,
+    num_recorded=0,
 )
 
 

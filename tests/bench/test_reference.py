@@ -7,6 +7,7 @@ import pytest
 
 from diptych.bench.recipes import SEED_RECIPE
 from diptych.bench.reference import SCHEDULERS, Reference, generators
+from diptych.bench.steps import load_architecture
 from diptych.diffusion import SOLVERS
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -41,3 +42,9 @@ def test_pictures_are_those_that_paint_decodes(reference: Reference) -> None:
 
 def test_the_base_stops_at_the_boundary(reference: Reference) -> None:
     assert not np.allclose(reference.half(QUICK), reference.paint(QUICK).latents)
+
+
+def test_networks_that_are_loaded_already_paint_the_same(reference: Reference) -> None:
+    experts = load_architecture("nano", random_weights=False, device="cpu")
+    found = Reference.of(experts, reference.schedule).paint(QUICK).latents
+    np.testing.assert_allclose(found, reference.paint(QUICK).latents, atol=1e-4)

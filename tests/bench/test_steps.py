@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from diptych.bench.steps import (
+    Painting,
     StepsConfig,
     StepsReport,
     load_architecture,
@@ -33,6 +34,11 @@ def test_three_paintings_are_timed(found: StepsReport) -> None:
     names = [painting.name for painting in found.paintings]
     assert names == ["20 base steps", "32 + 8 steps", "one image, 30 base steps"]
     assert all(painting.images_per_s > 0 for painting in found.paintings)
+
+
+def test_diffusers_paints_one_picture_after_another() -> None:
+    painting = Painting(name="eight", num_images=8, seconds=4.0, theirs_s=1.5)
+    assert painting.ratio == pytest.approx(3.0)
 
 
 def test_the_ceiling_is_a_rate_that_any_processor_passes() -> None:

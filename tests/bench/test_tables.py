@@ -41,7 +41,7 @@ STEPS = StepsReport(
     dtype="float32",
     ceiling_flops=2e12,
     curves=(Curve(expert="base", num_images=2, step_s=0.5, ceiling_share=0.25),),
-    paintings=(Painting(name="one", num_images=1, seconds=2.0),),
+    paintings=(Painting(name="one", num_images=1, seconds=2.0, theirs_s=3.0),),
 )
 SIDE = Side(seconds=2.0, peak_bytes=2**20, error=0.5, least_error=0.5, sum_error=0.6)
 EXPERTS = ExpertMergeReport(
@@ -90,7 +90,7 @@ def test_a_program_gets_what_follows_from_the_numbers(
         (memory_table(MEMORY), ["leaked", "+0.00%"]),
         (merge_table(MERGE), ["ties, seconds", "1.0x", "as near", "560 layers"]),
         (expert_merge_table(EXPERTS), ["ties of 2 sdxl", "3.00", "<= 4", "4.78"]),
-        (steps_table(STEPS), ["base step", "25.0%", "2.00 TFLOP/s", "0.500"]),
+        (steps_table(STEPS), ["base step", "25.0%", "2.00 TFLOP/s", "0.500", "0.333", "1.50x"]),
         (independence_table(INDEPENDENCE), ["2 unlike requests", "2.0e-06"]),
         (
             parity_table([Parity(name="seed", latent_difference=2e-3, equal_pixels=1.0)]),

@@ -8,6 +8,7 @@ from diptych.adapters.adapter import Adapter, Component, LearnedToken, LowRank, 
 from diptych.adapters.bundle import digest_of, from_bytes, to_bytes
 from diptych.cli.adapter_files import as_upload, convert_file
 from diptych.errors import AdapterInvalid, ConversionUnsupported, InvalidRequest, PickleRefused
+from diptych.nano.pair import adapter_path
 from support.made_adapters import noise
 
 MODULE = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -35,6 +36,17 @@ def test_converted_there_and_back_is_the_same(
     convert_file(bundle, there, target_format)
     convert_file(there, back, "bundle")
     assert digest_of(from_bytes(back)) == digest_of(ADAPTER)
+
+
+@pytest.mark.parametrize("target_format", ["diffusers", "kohya"])
+def test_one_of_both_experts_is_a_folder_for_each_and_itself_again(
+    target_format: str, tmp_path: Path
+) -> None:
+    there, back = tmp_path / "there", tmp_path / "back.safetensors"
+    convert_file(adapter_path("moon"), there, target_format)
+    assert {path.name for path in there.iterdir()} == {"base", "refiner"}
+    convert_file(there, back, "bundle")
+    assert back.read_bytes() == adapter_path("moon").read_bytes()
 
 
 def test_callers_family_is_written(bundle: Path, tmp_path: Path) -> None:

@@ -50,6 +50,7 @@ INFERENCE_SETTINGS = {
     "refiner_revision",
     "s3_endpoint",
     "tokenizer_dir",
+    "trusted_peers",
 }
 METRICS = {
     "diptych_adapter_active",

@@ -23,8 +23,10 @@ from diptych.inference.ports import Prepared
 from diptych.inference.trajectory import AdapterUse
 from diptych.storage.local import LocalBlobs
 from diptych.storage.local_refs import LocalRefs
-from diptych.storage.tiers import open_files
+from diptych.storage.tiers import TierStats, open_files
+from support.buckets import s3_bucket, s3_server
 from support.fake_device import FakeObserver
+from support.shelves import in_bucket
 
 Result = Prepared | DiptychError
 
@@ -62,11 +64,14 @@ class Rig:
         )
         return AdapterUse(digest=str(self.registry.publish(name, data, card)), name=name)
 
-    def load(self, *uses: AdapterUse) -> Result:
+    def load(self, *uses: AdapterUse, holding: int = 0) -> Result:
+        """Return what is loaded, of which the caller then holds so many bytes."""
         answers: queue.Queue[Result] = queue.Queue()
         (unit,) = {unit_of(use) for use in uses[:1]}
         self.loader.prepare(unit, uses, fetching=lambda: None, done=answers.put)
-        return answers.get(timeout=10)
+        result = answers.get(timeout=10)
+        self.loader.holds(unit, holding)
+        return result
 
     def _bind(self, uses: tuple[AdapterUse, ...], adapters: object) -> Prepared:
         self.bound.append(uses[0].name)
@@ -77,15 +82,23 @@ class Rig:
         return Prepared(num_lines=2, size_bytes=60, value=adapters)
 
 
+def in_folder(folder: Path) -> Registry:
+    blobs = LocalBlobs(folder / "blobs")
+    stores = AdapterStores(blobs=blobs, refs=LocalRefs(folder / "names"))
+    return Registry(stores, open_files(blobs, cache_dir=folder / "cache", limit_bytes=10**6))
+
+
 @pytest.fixture
 def rig(tmp_path: Path) -> Iterator[Rig]:
-    blobs = LocalBlobs(tmp_path / "blobs")
-    stores = AdapterStores(blobs=blobs, refs=LocalRefs(tmp_path / "names"))
-    files = open_files(blobs, cache_dir=tmp_path / "cache", limit_bytes=10**6)
-    made = Rig(Registry(stores, files))
+    made = Rig(in_folder(tmp_path))
     yield made
     made.slow.set()
     made.loader.stop()
+
+
+def held(rig: Rig) -> tuple[int, int]:
+    stats = rig.loader.stats()
+    return stats.num_held, stats.size_bytes
 
 
 def test_reads_what_was_published(rig: Rig) -> None:
@@ -105,6 +118,28 @@ def test_keeps_what_it_bound_in_host_memory(rig: Rig) -> None:
     assert rig.loader.stats().size_bytes == 60
 
 
+def test_counts_what_the_host_tier_does(rig: Rig) -> None:
+    one, two = rig.publish("a", seed=1), rig.publish("b", seed=2)
+    for use in (one, one, two):
+        rig.load(use)
+    assert rig.loader.stats() == TierStats(
+        num_hits=1, num_misses=2, num_evictions=1, num_held=1, size_bytes=60
+    )
+    assert rig.loader.in_host() == {two.digest}
+    assert [rig.loader.has(unit_of(use)) for use in (one, two)] == [False, True]
+
+
+def test_falls_through_the_tiers_one_after_the_other(tmp_path: Path) -> None:
+    with s3_server() as url:
+        registry = in_bucket(s3_bucket(url).store, "adapters", tmp_path)
+        rig = Rig(registry)
+        one, two = rig.publish("a", seed=1), rig.publish("b", seed=2)
+        for use in (one, one, two, one):
+            assert isinstance(rig.load(use), Prepared)
+        rig.loader.stop()
+    assert [tier for tier, _ in rig.observer.loads] == ["store", "host", "store", "disk"]
+
+
 def test_what_it_kept_waits_for_no_other_load(rig: Rig) -> None:
     use = rig.publish("a", seed=1)
     rig.load(use)
@@ -120,7 +155,58 @@ def test_drops_the_least_recently_used_beyond_its_bytes(rig: Rig) -> None:
     for use in (one, two, one):
         rig.load(use)
     assert rig.bound == ["a", "b", "a"]
-    assert rig.loader.stats().num_units == 1
+    assert rig.loader.stats().num_held == 1
+
+
+def test_what_waits_for_the_device_is_counted_once(rig: Rig) -> None:
+    rig.load(rig.publish("a", seed=1), holding=60)
+    assert held(rig) == (1, 60)
+    assert not rig.loader.is_full()
+
+
+def test_what_waits_takes_the_bytes_of_what_is_only_kept(rig: Rig) -> None:
+    one, two, three = (rig.publish(name, seed=n) for n, name in enumerate("abc"))
+    rig.load(one)
+    rig.load(two, holding=60)
+    rig.load(three, holding=60)
+    assert held(rig) == (2, 120)
+    assert rig.loader.is_full()
+    rig.loader.holds(unit_of(two), 0)
+    assert not rig.loader.is_full()
+    assert held(rig) == (1, 60)
+
+
+def test_tokens_on_the_device_are_counted(rig: Rig) -> None:
+    use = rig.publish("a", seed=1)
+    rig.load(use, holding=40)
+    rig.load(rig.publish("b", seed=2))
+    assert held(rig) == (2, 100)
+
+
+def test_what_only_the_engine_has_waits_for_a_fetch_again(rig: Rig) -> None:
+    use, other = rig.publish("a", seed=1), rig.publish("b", seed=2)
+    rig.load(use, holding=40)
+    rig.load(other, holding=60)
+    assert rig.loader.in_host() == {other.digest}
+    assert held(rig) == (2, 100)
+    assert rig.loader.stats().num_evictions == 1
+
+
+def test_what_host_memory_has_no_room_for_is_read_again(tmp_path: Path) -> None:
+    rig = Rig(in_folder(tmp_path), host_bytes=0)
+    use = rig.publish("a", seed=1)
+    for _ in range(2):
+        rig.load(use)
+    rig.loader.stop()
+    assert rig.bound == ["a", "a"]
+    assert rig.loader.stats() == TierStats(num_misses=2, num_evictions=2)
+
+
+def test_a_kept_file_is_not_fetched_again(rig: Rig) -> None:
+    use = rig.publish("a", seed=1)
+    rig.loader.keep(use)
+    rig.loader.let_go(use)
+    assert isinstance(rig.load(use), Prepared)
 
 
 def test_an_adapter_that_is_gone_is_not_found(rig: Rig) -> None:

@@ -170,6 +170,46 @@ async def test_loaded_adapter_is_pinned_on_the_device(
     assert (residency.tier, residency.pinned) == ("device", True)
 
 
+async def test_load_that_is_answered_keeps_its_pin(
+    client: AsyncAdapterClient, catalog: FakeCatalog, engine: FakeEngine
+) -> None:
+    catalog.add("huggy", b"huggy")
+    await client.load("huggy")
+    assert (engine.kept, engine.given_up) == (engine.pins, [])
+
+
+async def test_cancelled_load_gives_its_pin_up(
+    client: AsyncAdapterClient, catalog: FakeCatalog, engine: FakeEngine
+) -> None:
+    digest = str(catalog.add("huggy", b"huggy").card.digest)
+    engine.holds_pins = True
+    loading = asyncio.ensure_future(client.load("huggy"))
+    assert await asyncio.to_thread(engine.asked_to_pin.wait, 10)
+    loading.cancel()
+    assert await asyncio.to_thread(engine.heard_of_giving_up.wait, 10)
+    assert (engine.given_up, engine.kept) == ([("default", digest)], [])
+
+
+async def test_load_whose_answer_cannot_be_told_gives_its_pin_up(
+    client: AsyncAdapterClient, catalog: FakeCatalog, engine: FakeEngine
+) -> None:
+    digest = str(catalog.add("huggy", b"huggy").card.digest)
+    engine.on_pin = catalog.adapters.clear
+    with pytest.raises(AdapterNotFound):
+        await client.load("huggy")
+    assert (engine.given_up, engine.kept) == ([("default", digest)], [])
+
+
+async def test_pins_and_requests_of_other_tenants_are_not_shown(
+    client: AsyncAdapterClient, catalog: FakeCatalog, engine: FakeEngine
+) -> None:
+    theirs = ("lab", str(catalog.add("huggy", b"huggy").card.digest))
+    engine.pins, engine.users = [theirs], {theirs: 3}
+    residency = (await client.get("huggy")).residency
+    assert (residency.pinned, residency.num_requests) == (False, 0)
+    await client.delete("huggy")
+
+
 async def test_unloaded_adapter_is_pinned_no_more(
     client: AsyncAdapterClient, catalog: FakeCatalog
 ) -> None:
@@ -213,7 +253,7 @@ async def test_pinned_adapter_is_not_deleted(
 async def test_running_adapter_is_not_deleted(
     client: AsyncAdapterClient, catalog: FakeCatalog, engine: FakeEngine
 ) -> None:
-    engine.users = ((str(catalog.add("huggy", b"huggy").card.digest), 3),)
+    engine.users = {("default", str(catalog.add("huggy", b"huggy").card.digest)): 3}
     with pytest.raises(AdapterInUse) as caught:
         await client.delete("huggy")
     assert caught.value.num_requests == 3

@@ -1,22 +1,19 @@
 """Adapters load while other requests go on; who waits, who yields, and what fails alone."""
 
-import threading
 from collections.abc import Iterator
 
 import pytest
 
 from diptych.errors import (
-    AdapterInUse,
     AdapterInvalid,
-    AdapterNotFound,
     AdapterSlotsFull,
-    DiptychError,
-    Draining,
     EngineFault,
     RequestCancelled,
 )
+from diptych.inference.adapter_units import unit_of
 from diptych.inference.trajectory import AdapterState, AdapterWaited, Completed
 from support.fake_device import Mailbox, Rig, request, use
+from support.pinning import pin, resident, unpin
 
 
 @pytest.fixture
@@ -28,36 +25,9 @@ def rig() -> Iterator[Rig]:
     rig.engine.stop()
 
 
-class Answer:
-    """What a pin comes to."""
-
-    def __init__(self) -> None:
-        self._event = threading.Event()
-        self._error: DiptychError | None = None
-
-    def __call__(self, error: DiptychError | None) -> None:
-        self._error = error
-        self._event.set()
-
-    def get(self) -> DiptychError | None:
-        assert self._event.wait(10)
-        return self._error
-
-
 def states(mailbox: Mailbox) -> list[tuple[str, AdapterState]]:
     waited = [event for event in mailbox.events if isinstance(event, AdapterWaited)]
     return [(event.name, event.state) for event in waited]
-
-
-def pin(rig: Rig, name: str) -> None:
-    answer = Answer()
-    rig.engine.load_adapter(use(name), answer)
-    assert answer.get() is None
-
-
-def resident(rig: Rig) -> set[str]:
-    members = [member for unit in rig.executor.attached for member in unit.members]
-    return {member.digest.removeprefix("sha256:") for member in members}
 
 
 def test_tells_how_far_a_cold_adapter_is(rig: Rig) -> None:
@@ -119,6 +89,32 @@ def test_a_broken_adapter_fails_its_own_requests_only(rig: Rig) -> None:
     assert ("broken", AdapterState.FAILED) in states(broken)
 
 
+def test_what_one_tenant_cannot_load_is_loaded_for_another_from_its_own_store(rig: Rig) -> None:
+    rig.loader.hold = True
+    theirs = use("broken", tenant="studio", digest="sha256:a")
+    failing = [rig.submit(str(number), adapters=(theirs,)) for number in range(2)]
+    own = rig.submit("own", adapters=(use("a", tenant="lab"),))
+    rig.settle()
+    rig.loader.hold = False
+    rig.loader.held.pop("broken")()
+    assert all(isinstance(mailbox.error(), AdapterInvalid) for mailbox in failing)
+    assert isinstance(own.end(), Completed)
+    assert rig.loader.asked == ["broken", "a"]
+    assert ("a", AdapterState.FAILED) not in states(own)
+
+
+def test_each_tenant_hears_of_its_own_failed_load(rig: Rig) -> None:
+    rig.loader.hold = True
+    uses = [use(f"broken-{own}", tenant=own, digest="sha256:a") for own in ("studio", "lab")]
+    waiting = [rig.submit(adapters=(own,)) for own in uses]
+    rig.settle()
+    rig.loader.hold = False
+    rig.loader.held.pop("broken-studio")()
+    errors = [mailbox.error() for mailbox in waiting]
+    assert ["broken-studio" in str(errors[0]), "broken-lab" in str(errors[1])] == [True, True]
+    assert rig.loader.asked == ["broken-studio", "broken-lab"]
+
+
 def test_a_broken_adapter_is_tried_again_for_the_next_request(rig: Rig) -> None:
     for _ in range(2):
         rig.submit(adapters=(use("broken"),)).error()
@@ -178,85 +174,35 @@ def test_a_hot_adapter_does_not_starve_a_cold_one(rig: Rig) -> None:
     assert len(set(order[last:])) > 10
 
 
-def test_a_pinned_adapter_stays(rig: Rig) -> None:
-    pin(rig, "a")
-    for name in ("b", "c", "d"):
-        rig.submit(adapters=(use(name),)).end()
-    assert "a" in resident(rig)
+COLD = tuple(f"cold{number}-r4" for number in range(100))
 
 
-def test_whoever_hears_of_a_pin_sees_it(rig: Rig) -> None:
-    seen: list[tuple[str, ...]] = []
-    answer = Answer()
-
-    def look(error: DiptychError | None) -> None:
-        seen.append(rig.engine.stats().adapters.pool.pinned)
-        answer(error)
-
-    rig.engine.load_adapter(use("a"), look)
-    assert answer.get() is None
-    assert seen == [("sha256:a",)]
-
-
-def test_stopping_answers_who_waits_for_a_pin(rig: Rig) -> None:
-    rig.loader.hold = True
-    answer = Answer()
-    rig.engine.load_adapter(use("a"), answer)
-    rig.engine.stop()
-    assert isinstance(answer.get(), Draining)
-
-
-def test_a_dead_engine_answers_who_asked_for_a_pin_and_refuses_more() -> None:
-    rig, answer = Rig(), Answer()
-    rig.executor.warm_up_error = RuntimeError("no device")
-    rig.engine.load_adapter(use("a"), answer)
-    rig.engine.start()
-    assert isinstance(answer.get(), EngineFault)
-    with pytest.raises(EngineFault):
-        rig.engine.load_adapter(use("b"), answer)
-    rig.engine.stop()
-
-
-def test_an_unpinned_adapter_goes_when_room_is_needed(rig: Rig) -> None:
-    pin(rig, "a")
-    answer = Answer()
-    rig.engine.unload_adapter(use("a"), evict=False, done=answer)
-    assert answer.get() is None
-    for name in ("b", "c"):
-        rig.submit(adapters=(use(name),)).end()
-    rig.settle()
-    assert resident(rig) == {"b", "c"}
-
-
-def test_eviction_of_what_runs_is_refused(rig: Rig) -> None:
-    pin(rig, "a")
+@pytest.mark.parametrize(
+    ("name", "pinned"),
+    [("hot-r4", False), ("hot-r4", True), ("hot-r12", False)],
+    ids=["small", "pinned", "fills the device"],
+)
+def test_a_flood_for_one_adapter_does_not_starve_a_hundred_others(
+    name: str, *, pinned: bool
+) -> None:
+    rig = Rig(num_slots=4, max_rows=8, max_waiting=600, adapter_lines=12)
+    rig.start()
+    rig.executor.before_run = lambda names: setattr(rig.clock, "now", rig.clock.now + 0.5)
+    if pinned:
+        pin(rig, name)
     rig.hold()
-    running = rig.submit(adapters=(use("a"),))
+    hot = [rig.submit("hot", adapters=(use(name),)) for _ in range(400)]
     rig.wait_held()
-    answer = Answer()
-    rig.engine.unload_adapter(use("a"), evict=True, done=answer)
+    cold = [rig.submit(own, adapters=(use(own),)) for own in COLD]
+    before = len(rig.executor.ticks)
     rig.executor.gate.set()
-    assert isinstance(answer.get(), AdapterInUse)
-    assert isinstance(running.end(), Completed)
-
-
-def test_unloading_what_is_not_loaded_is_refused(rig: Rig) -> None:
-    answer = Answer()
-    rig.engine.unload_adapter(use("a"), evict=False, done=answer)
-    assert isinstance(answer.get(), AdapterNotFound)
-
-
-def test_a_pin_that_does_not_fit_is_refused(rig: Rig) -> None:
-    answers = [Answer(), Answer()]
-    for name, answer in zip(("a-r8", "b-r1"), answers, strict=True):
-        rig.engine.load_adapter(use(name), answer)
-    assert answers[0].get() is None
-    assert isinstance(answers[1].get(), AdapterSlotsFull)
-
-
-def test_a_request_that_only_pins_keep_out_is_refused(rig: Rig) -> None:
-    pin(rig, "a-r8")
-    assert isinstance(rig.submit(adapters=(use("b"),)).error(), AdapterSlotsFull)
+    assert all(isinstance(mailbox.end(), Completed) for mailbox in cold)
+    assert sum(isinstance(mailbox.events[-1], Completed) for mailbox in hot) < 200
+    ticks = [names for _, names in rig.executor.ticks[before:]]
+    last = max(number for number, names in enumerate(ticks) if set(names) & set(COLD))
+    rig.engine.stop()
+    # Two cold ones at a time beside the hot one, or three, four ticks each: 200 ticks at best.
+    assert last < 240
 
 
 def test_stats_name_what_runs(rig: Rig) -> None:
@@ -268,3 +214,96 @@ def test_stats_name_what_runs(rig: Rig) -> None:
     rig.settle()
     adapters = rig.engine.stats().adapters
     assert (adapters.running, adapters.pool.resident) == ((), ("sha256:a",))
+
+
+def test_adapters_are_told_as_running_or_waiting_by_the_images_that_have_them(rig: Rig) -> None:
+    rig.hold()
+    running = rig.submit("running", num_images=4, adapters=(use("a"),))
+    rig.wait_held()
+    queued = rig.submit("queued", adapters=(use("a"), use("b")))
+    seen = [rig.engine.stats().adapters]
+    rig.executor.before_run = lambda names: seen.append(rig.engine.stats().adapters)
+    rig.executor.gate.set()
+    assert isinstance(running.end(), Completed)
+    assert isinstance(queued.end(), Completed)
+    told = dict.fromkeys((adapters.running, adapters.waiting) for adapters in seen)
+    assert (("a",), ("a", "b")) in told
+    assert list(told)[-1] == (("a", "b"), ())
+
+
+def test_what_waits_stays_within_host_memory(rig: Rig) -> None:
+    rig.loader.limit_bytes = 16
+    rig.hold()
+    running = rig.submit("running", adapters=(use("a-r8"),))
+    rig.wait_held()
+    waiting = [rig.submit(str(n), adapters=(use(f"b{n}-r8"),)) for n in range(6)]
+    rig.executor.gate.set()
+    assert all(isinstance(own.end(), Completed) for own in [running, *waiting])
+    assert rig.loader.most_bytes <= 16
+    assert sum(rig.loader.in_memory.values()) == 0
+
+
+def test_the_first_call_loads_all_it_needs_without_room(rig: Rig) -> None:
+    rig.loader.limit_bytes = 0
+    uses = tuple(use(f"{name}-r2") for name in "abc")
+    waiting = [rig.submit(own.name, adapters=uses[n:]) for n, own in enumerate(uses)]
+    assert all(isinstance(own.end(), Completed) for own in waiting)
+
+
+def test_only_some_adapters_are_read_at_a_time(rig: Rig) -> None:
+    rig.loader.hold = True
+    waiting = [rig.submit(str(n), adapters=(use(f"a{n}"),)) for n in range(6)]
+    rig.settle()
+    assert rig.loader.asked == ["a0", "a1", "a2", "a3"]
+    rig.loader.hold = False
+    for finish in list(rig.loader.held.values()):
+        finish()
+    assert all(isinstance(own.end(), Completed) for own in waiting)
+
+
+def test_what_is_in_host_memory_waits_for_no_reading(rig: Rig) -> None:
+    rig.loader.hold, rig.loader.bound = True, frozenset({unit_of(use("kept"))})
+    cold = [rig.submit(str(n), adapters=(use(f"a{n}"),)) for n in range(5)]
+    assert isinstance(rig.submit("warm", adapters=(use("kept"),)).end(), Completed)
+    assert rig.loader.asked == ["a0", "a1", "a2", "a3", "kept"]
+    rig.loader.hold = False
+    for finish in list(rig.loader.held.values()):
+        finish()
+    assert all(isinstance(mailbox.end(), Completed) for mailbox in cold)
+
+
+def test_a_flood_does_not_starve_what_host_memory_has_no_room_for(rig: Rig) -> None:
+    rig.loader.limit_bytes = 0
+    rig.hold()
+    flood = [rig.submit(f"plain{number}") for number in range(40)]
+    rig.wait_held()
+    cold = rig.submit("cold", adapters=(use("cold"),))
+    rig.executor.gate.set()
+    assert all(isinstance(mailbox.end(), Completed) for mailbox in [*flood, cold])
+    order = [name for _, names in rig.executor.ticks for name in names]
+    last = len(order) - order[::-1].index("cold")
+    assert len(set(order[last:])) > 20
+
+
+def test_tokens_make_way_when_host_memory_is_full(rig: Rig) -> None:
+    rig.loader.limit_bytes = 20
+    for number in range(5):
+        rig.submit(adapters=(use(f"token{number}"),)).end()
+    rig.settle()
+    assert resident(rig) == {"token2", "token3", "token4"}
+    assert rig.loader.most_bytes <= 24
+
+
+def test_eviction_frees_the_memory_of_tokens(rig: Rig) -> None:
+    rig.submit(adapters=(use("token-a"),)).end()
+    rig.settle()
+    assert sum(rig.loader.in_memory.values()) == 8
+    pin(rig, "token-a")
+    assert unpin(rig, "token-a", evict=True) is None
+    assert sum(rig.loader.in_memory.values()) == 0
+
+
+def test_the_device_holds_no_tokens(rig: Rig) -> None:
+    rig.submit(adapters=(use("token-a"), use("b"))).end()
+    rig.settle()
+    assert rig.engine.stats().adapters.pool.size_bytes == 8

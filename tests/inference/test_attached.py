@@ -20,7 +20,7 @@ from diptych.adapters.adapter import (
     Target,
 )
 from diptych.embeddings.memory import MemoryTier
-from diptych.errors import AdapterMismatch, DiptychError, InvalidRequest
+from diptych.errors import AdapterInvalid, AdapterMismatch, DiptychError, InvalidRequest
 from diptych.inference.adapter_units import units_of
 from diptych.inference.attached import AttachedAdapters
 from diptych.inference.conditions import RequestConditions, encode_requests
@@ -334,6 +334,24 @@ def test_swaps_leave_no_trace(
             assert torch.equal(parameter, weights_before[name])
 
 
+def test_an_adapter_that_overflows_spoils_no_other(executor: DeviceExecutor) -> None:
+    requests = [request(use("a")), request(use("huge")), request()]
+    own = adapter(stage=Stage.BASE)
+    huge = {target: replace(update, up=update.up * 1e30) for target, update in own.targets.items()}
+    attach(executor, requests, {"a": own, "huge": replace(own, targets=huge)})
+    sound, spoilt, bare = paint(executor, requests)
+    assert not np.isfinite(spoilt).all()
+    alone = [paint(executor, [requests[place]])[0] for place in (0, 2)]
+    assert largest_difference([sound, bare], alone) <= 1e-4
+
+
+def test_an_adapter_beyond_the_networks_dtype_is_refused(executor: DeviceExecutor) -> None:
+    own = adapter()
+    huge = {target: replace(update, alpha=1e40) for target, update in own.targets.items()}
+    with pytest.raises(AdapterInvalid, match=r"adapter huge: .* is beyond what torch\.float32"):
+        executor.bind([use("huge")], [replace(own, targets=huge)])
+
+
 def test_a_layer_that_is_not_there_is_refused(executor: DeviceExecutor) -> None:
     target = Target(component=Component.UNET, module="down_blocks.9.attentions.0.proj_in")
     own = Adapter(targets={target: lora(96, 96)}, made_for=MadeFor(stage=Stage.BASE))
@@ -346,6 +364,16 @@ def test_a_layer_of_another_shape_is_refused(executor: DeviceExecutor) -> None:
     own = Adapter(targets={target: lora(96, 64)}, made_for=MadeFor(stage=Stage.BASE))
     with pytest.raises(AdapterMismatch, match=r"\[96, 64\], the model's \[96, 96\]"):
         executor.bind([use("a")], [own])
+
+
+def test_learned_tokens_are_counted_as_host_memory(executor: DeviceExecutor) -> None:
+    tokens_alone = executor.bind([use("a")], [learned(0)])
+    assert (tokens_alone.num_lines, tokens_alone.token_bytes) == (0, 2 * 2 * 64 * 4)
+    assert tokens_alone.size_bytes == tokens_alone.token_bytes
+    both = executor.bind([use("a")], [adapter(tokens=learned(0).tokens)])
+    without = executor.bind([use("a")], [adapter()])
+    assert both.size_bytes == without.size_bytes + both.token_bytes
+    assert without.token_bytes == 0
 
 
 def test_one_token_of_two_adapters_is_refused_where_a_prompt_has_it(

@@ -15,7 +15,7 @@ from PIL import Image
 from diptych.errors import DiptychError, EngineFault
 from diptych.inference.decoder import DeviceDecoder
 from diptych.inference.ports import Picture
-from diptych.inference.trajectory import ImageRequest, OutputFormat
+from diptych.inference.trajectory import AdapterUse, ImageRequest, OutputFormat
 from diptych.models.autoencoder import Autoencoder
 from diptych.models.experts import load_experts
 
@@ -101,6 +101,16 @@ def test_latents_that_are_not_finite_fail_alone(decoder: DeviceDecoder, answers:
     decoder.decode(LATENTS, REQUEST, answers.put)
     assert isinstance(bad.get(timeout=60), EngineFault)
     assert picture(answers).data
+
+
+def test_latents_that_are_not_finite_name_the_adapters(decoder: DeviceDecoder) -> None:
+    bad: Answers = queue.SimpleQueue()
+    uses = tuple(AdapterUse(digest=f"sha256:{n}", name=n, scale=0.5) for n in ("huggy", "night"))
+    request = replace(REQUEST, adapters=uses)
+    decoder.decode(torch.full_like(LATENTS, torch.inf), request, bad.put)
+    error = bad.get(timeout=60)
+    assert isinstance(error, EngineFault)
+    assert error.detail == "latents are not finite, painted with huggy@0.5, night@0.5"
 
 
 def test_unlike_jobs_are_all_done(decoder: DeviceDecoder, answers: Answers) -> None:

@@ -1,6 +1,7 @@
 """The executor with the nano pair: unlike rows together equal each alone, and diffusers."""
 
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,14 @@ import torch
 from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipeline
 from diffusers.schedulers import UniPCMultistepScheduler
 
+from diptych.bench.adapter_makers import EVERY_LAYER, Made, make, of_base
 from diptych.errors import DiptychError, OutOfDeviceMemory
-from diptych.inference.executor import DeviceExecutor
+from diptych.inference.adapter_units import unit_of
+from diptych.inference.executor import DeviceExecutor, ExecutorConfig
 from diptych.inference.pictures import encode_picture
 from diptych.inference.ports import Placement
 from diptych.inference.trajectory import (
+    AdapterUse,
     Expert,
     ImageInput,
     ImageRequest,
@@ -201,3 +205,28 @@ def test_gives_a_denoised_estimate_to_rows_that_ask(executor: DeviceExecutor) ->
 def test_a_released_slot_can_be_released_again(executor: DeviceExecutor) -> None:
     executor.release(3)
     executor.release(3)
+
+
+@pytest.mark.gpu
+@pytest.mark.timeout(300)
+def test_adding_and_swapping_adapters_records_nothing(nano_pair: Path, tmp_path: Path) -> None:
+    sources = [str(nano_pair / name) for name in ("base", "refiner")]
+    experts = load_experts(*sources, device="cuda", dtype=torch.bfloat16, cache_dir=tmp_path)
+    executor = DeviceExecutor(experts, config=ExecutorConfig(max_rows=2))
+    executor.warm_up()
+    num_graphs, num_kernels = executor.num_graphs, compiled_kernels()
+    pictures = []
+    for rank in (4, 100, 30):
+        use = AdapterUse(digest=f"sha256:{rank}", name=str(rank))
+        made = make(Made(seed=rank, rank=rank, layers=EVERY_LAYER), of_base(experts))
+        executor.attach(unit_of(use), executor.bind([use], [made]))
+        pictures.append(paint(executor, [request(adapters=(use,))]))
+        executor.detach(unit_of(use))
+    assert (executor.num_graphs, compiled_kernels()) == (num_graphs, num_kernels)
+    assert largest_difference(pictures[0], pictures[1]) > 0.01
+
+
+def compiled_kernels() -> int:
+    """Return how many variants of the low-rank kernel Triton has compiled."""
+    kernel = import_module("diptych.kernels.low_rank_triton")._kernel
+    return sum(len(cache[0]) for cache in kernel.device_caches.values())

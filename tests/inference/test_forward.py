@@ -1,4 +1,4 @@
-"""Batches padded to the sizes and ranks that were compiled at start."""
+"""Batches padded to the sizes that were recorded at start."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -12,7 +12,8 @@ from typing_extensions import override
 from diptych.adapters.injection import inject
 from diptych.adapters.row_lines import Lines
 from diptych.inference.conditions import Conditions
-from diptych.inference.forward import Forward, Predict, batch_sizes
+from diptych.inference.forward import Forward, batch_sizes
+from diptych.inference.graphs import Predict
 from diptych.kernels.low_rank import RowTensors
 from support.small_net import branch
 
@@ -52,8 +53,8 @@ class AttendingUnet(FakeUnet):
         return attended.mT.view_as(x)
 
 
-class FakeCompiler:
-    """Compiles to the same function, noting the batches and ranks it is called with."""
+class FakeRecorder:
+    """Records the same function, noting the batches and ranks it is called with."""
 
     def __init__(self) -> None:
         self.replayed: list[tuple[int, int]] = []
@@ -71,15 +72,14 @@ class FakeCompiler:
 class Rig:
     """A forward on a fake UNet with a real bank."""
 
-    def __init__(self, compiler: FakeCompiler | None) -> None:
-        self.unet, self.compiler = FakeUnet(), compiler
-        self.bank = inject(self.unet.module, num_lines=128, fixed_shapes=compiler is not None)
+    def __init__(self, recorder: FakeRecorder | None) -> None:
+        self.unet, self.recorder = FakeUnet(), recorder
+        self.bank = inject(self.unet.module, num_lines=128, fixed_shapes=recorder is not None)
         self.forward = Forward(
             self.unet,  # type: ignore[arg-type]
             self.bank,
-            compiler=compiler,
+            recorder=recorder,
             sizes=(1, 2, 4),
-            ranks=(16, 64),
         )
 
     def write(self, rank: int, *, seed: int = 0, **gains: bool) -> Lines:
@@ -103,15 +103,15 @@ def conditions(num_rows: int, text_length: int = 7) -> Conditions:
 
 
 @pytest.fixture
-def compiler() -> FakeCompiler:
-    return FakeCompiler()
+def recorder() -> FakeRecorder:
+    return FakeRecorder()
 
 
 @pytest.fixture
-def rig(compiler: FakeCompiler) -> Rig:
-    made = Rig(compiler)
+def rig(recorder: FakeRecorder) -> Rig:
+    made = Rig(recorder)
     made.forward.warm_up(4, 2, conditions(1))
-    compiler.replayed.clear()
+    recorder.replayed.clear()
     return made
 
 
@@ -120,49 +120,46 @@ def test_sizes_are_powers_of_two_and_the_most() -> None:
     assert batch_sizes(32) == (1, 2, 4, 8, 16, 32)
 
 
-def test_pads_to_the_next_size_and_cuts_back(rig: Rig, compiler: FakeCompiler) -> None:
+def test_pads_to_the_next_size_and_cuts_back(rig: Rig, recorder: FakeRecorder) -> None:
     timestep = torch.tensor([1.0, 2.0, 3.0])
     output = rig.forward(torch.zeros(3, 4, 4, 2), timestep, conditions(3), [()] * 3)
-    assert compiler.replayed == [(4, 0)]
+    assert recorder.replayed == [(4, 0)]
     assert output[:, 0, 0, 0].tolist() == [1.0, 2.0, 3.0]
 
 
 @pytest.mark.parametrize(("num_rows", "edge", "text_length"), [(1, 3, 7), (1, 2, 14), (5, 2, 7)])
 def test_shapes_that_are_not_warm_run_eagerly(
-    rig: Rig, compiler: FakeCompiler, num_rows: int, edge: int, text_length: int
+    rig: Rig, recorder: FakeRecorder, num_rows: int, edge: int, text_length: int
 ) -> None:
     rows = conditions(num_rows, text_length)
     rig.forward(torch.zeros(num_rows, 4, 4, edge), torch.zeros(num_rows), rows, [()] * num_rows)
-    assert compiler.replayed == []
+    assert recorder.replayed == []
 
 
 def test_warming_up_measures_every_size(rig: Rig) -> None:
     assert set(rig.forward.warm_up(4, 2, conditions(1))) == {1, 2, 4}
 
 
-def test_without_a_compiler_nothing_is_padded() -> None:
+def test_without_a_recorder_nothing_is_padded() -> None:
     rig = Rig(None)
     rig.run(None, None, None)
     assert rig.unet.seen == [3]
 
 
-@pytest.mark.parametrize(("rank", "warm"), [(3, 16), (16, 16), (17, 64), (40, 64)])
-def test_ranks_are_filled_up_to_those_that_are_warm(
-    rig: Rig, compiler: FakeCompiler, rank: int, warm: int
-) -> None:
+@pytest.mark.parametrize("rank", [3, 40, 100])
+def test_every_rank_is_replayed_by_one_graph(rig: Rig, recorder: FakeRecorder, rank: int) -> None:
     rig.run(rig.write(rank), None)
-    assert compiler.replayed == [(2, warm)]
+    assert recorder.replayed == [(2, 512)]
 
 
-def test_gains_are_replayed_in_the_same_form(rig: Rig, compiler: FakeCompiler) -> None:
+def test_gains_are_replayed_in_the_same_form(rig: Rig, recorder: FakeRecorder) -> None:
     rig.run(rig.write(4, out_gain=True), rig.write(9))
-    assert compiler.replayed == [(2, 16)]
+    assert recorder.replayed == [(2, 512)]
 
 
-def test_gains_of_inputs_and_wide_sets_run_eagerly(rig: Rig, compiler: FakeCompiler) -> None:
+def test_gains_of_inputs_run_eagerly(rig: Rig, recorder: FakeRecorder) -> None:
     rig.run(rig.write(4, in_gain=True))
-    rig.run(rig.write(65))
-    assert compiler.replayed == []
+    assert recorder.replayed == []
 
 
 def test_replayed_and_eager_rows_are_the_same(rig: Rig) -> None:
@@ -188,7 +185,7 @@ def test_lines_that_change_hands_are_seen() -> None:
 def test_the_same_text_is_projected_again_for_other_adapters() -> None:
     unet = AttendingUnet()
     bank = inject(unet.module, num_lines=16)
-    forward = Forward(unet, bank, compiler=None, sizes=(1,))  # type: ignore[arg-type]
+    forward = Forward(unet, bank, recorder=None, sizes=(1,))  # type: ignore[arg-type]
     weight = bank.weight_of("attention.to_v")
     assert weight is not None
     lines = bank.write(bank.pack({"attention.to_v": branch(weight, 2)}))

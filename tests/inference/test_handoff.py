@@ -13,6 +13,7 @@ from diptych.errors import (
     InvalidRequest,
     PeerUnavailable,
     ServerUnreachable,
+    TenantRefused,
 )
 from diptych.inference.handoff import Handoff
 from diptych.inference.hosted import HostedExpert
@@ -61,6 +62,12 @@ class FakePeer:
         self.error = error
         self.calls: list[calls.RefineCall] = []
         self.timeouts: list[float | None] = []
+        self.tenants: list[str] = []
+        """For whom it was asked to act."""
+
+    def acting_for(self, tenant: str) -> "FakePeer":
+        self.tenants.append(tenant)
+        return self
 
     async def refine(
         self, call: calls.RefineCall, *, timeout_s: float | None = None
@@ -184,6 +191,25 @@ async def test_peer_is_told_of_the_refiners_adapters_by_digest(
     await painted(peer, base, dataclasses.replace(REQUEST, adapters=ADAPTERS))
     told = [(choice.adapter, choice.scale) for choice in peer.calls[0].adapters]
     assert told == [(f"sha256:{'b' * 64}", 0.5), (f"sha256:{'c' * 64}", 0.5)]
+
+
+async def test_peer_is_told_whose_the_refiners_adapters_are(peer: FakePeer, base: FakeBase) -> None:
+    adapters = tuple(dataclasses.replace(use, tenant="studio") for use in ADAPTERS)
+    await painted(peer, base, dataclasses.replace(REQUEST, adapters=adapters))
+    assert peer.tenants == ["studio"]
+
+
+async def test_peer_is_told_of_no_tenant_without_adapters_of_the_refiner(
+    peer: FakePeer, base: FakeBase
+) -> None:
+    await painted(peer, base, dataclasses.replace(REQUEST, adapters=ADAPTERS[:1]))
+    assert peer.tenants == []
+
+
+async def test_peer_that_does_not_trust_this_server_is_unavailable(base: FakeBase) -> None:
+    refusal = TenantRefused("base-pool may not act for another tenant in Refine")
+    with pytest.raises(PeerUnavailable, match="base-pool may not act"):
+        await painted(FakePeer(refusal), base)
 
 
 async def test_base_part_has_the_bases_adapters(peer: FakePeer, base: FakeBase) -> None:

@@ -27,6 +27,11 @@ class FakeClient:
             raise Starting
         return self.answer
 
+    def acting_for(self, tenant: str) -> "FakeClient":
+        """Return itself: joining is for nobody."""
+        del tenant
+        return self
+
     async def refine(
         self, call: RefineCall, *, timeout_s: float | None = None
     ) -> AsyncIterator[Event]:

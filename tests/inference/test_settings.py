@@ -142,6 +142,19 @@ def test_refiner_here_and_at_a_peer_exclude_each_other() -> None:
     assert refused(arguments=arguments) == ["inference"]
 
 
+def test_peers_are_trusted_by_their_tokens_only() -> None:
+    arguments: dict[str, object] = {"inference": {"trusted_peers": ["base-pool"]}}
+    assert refused(arguments=arguments) == ["inference"]
+
+
+def test_trusted_peers_are_read_from_a_variable(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DIPTYCH_INFERENCE_AUTH_TOKENS_FILE", str(tmp_path / "tokens"))
+    monkeypatch.setenv("DIPTYCH_INFERENCE_TRUSTED_PEERS", '["base-pool"]')
+    assert load_settings().inference.trusted_peers == ("base-pool",)
+
+
 def test_token_is_not_shown() -> None:
     settings = load_settings(arguments={"inference": {"refiner_peer_token": "secret"}})
     assert "secret" not in repr(settings)

@@ -11,7 +11,7 @@ from diptych.kernels.low_rank import Factors, RowTensors, Window
 from diptych.kernels.low_rank_triton import add_low_rank
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-NUM_LINES = 160
+NUM_LINES = 720
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,8 @@ CASES = {
     "vectors": Case(x=(4, 40), y=(4, 72)),
     "rank 16": Case(x=(4, 20, 40), y=(4, 20, 72), rank=16),
     "rank 64": Case(x=(4, 20, 40), y=(4, 20, 24), rank=64),
-    "rank beyond one launch": Case(x=(4, 20, 40), y=(4, 20, 24), rank=150, gains=True),
+    "rank of three tiles": Case(x=(4, 20, 40), y=(4, 20, 24), rank=150, gains=True),
+    "rank beyond one launch": Case(x=(4, 5, 16), y=(4, 5, 16), rank=600, gains=True),
     "gains": Case(x=(4, 20, 40), y=(4, 20, 24), gains=True),
     "gains and bias": Case(x=(4, 20, 40), y=(4, 20, 24), gains=True, bias=True),
     "half precision": Case(x=(4, 20, 40), y=(4, 20, 24), gains=True, dtype=torch.float16),

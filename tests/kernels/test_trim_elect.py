@@ -10,9 +10,7 @@ from torch import Tensor
 
 from diptych.kernels.trim_elect import (
     Election,
-    count_threshold,
     magnitude_threshold,
-    pick_bin,
     trim_elect,
 )
 from support.made_adapters import noise
@@ -40,32 +38,14 @@ def elected(
 
 @settings(deadline=None)
 @given(values=st.lists(FLOATS, min_size=1, max_size=50), data=st.data())
-def test_counting_finds_what_sorting_finds(values: list[float], data: st.DataObject) -> None:
+def test_the_threshold_is_what_sorting_finds(values: list[float], data: st.DataObject) -> None:
     keep = data.draw(st.integers(1, len(values)))
     tensor = torch.tensor(values)
-    assert count_threshold(tensor, keep) == tensor.abs().sort(descending=True).values[keep - 1]
-
-
-@settings(deadline=None)
-@given(values=st.lists(FLOATS, min_size=1, max_size=50), data=st.data())
-def test_the_quick_way_finds_what_counting_finds(values: list[float], data: st.DataObject) -> None:
-    keep = data.draw(st.integers(1, len(values)))
-    tensor = torch.tensor(values)
-    assert magnitude_threshold(tensor, keep) == count_threshold(tensor, keep)
-
-
-def test_counting_finds_the_median_of_many() -> None:
-    values = noise(3, 40_001)
-    assert count_threshold(values, 60_000) == values.abs().flatten().sort().values[-60_000]
+    assert magnitude_threshold(tensor, keep) == tensor.abs().sort(descending=True).values[keep - 1]
 
 
 def test_nothing_passes_the_threshold_of_none() -> None:
     assert magnitude_threshold(torch.ones(4), 0) == math.inf
-
-
-@pytest.mark.parametrize(("keep", "found"), [(1, (3, 1)), (2, (3, 2)), (3, (1, 1)), (6, (0, 1))])
-def test_a_bin_is_picked_from_the_top(keep: int, found: tuple[int, int]) -> None:
-    assert pick_bin(torch.tensor([1, 3, 0, 2]), keep) == found
 
 
 def test_the_larger_total_wins_and_the_others_take_no_part() -> None:

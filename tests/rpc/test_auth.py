@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from diptych.errors import SettingInvalid, TokenRefused
-from diptych.rpc.auth import DEFAULT_TENANT, TokenFile, everyone
+from diptych.errors import SettingInvalid, TenantRefused, TokenRefused
+from diptych.rpc.auth import DEFAULT_TENANT, TENANT_KEY, TokenFile, Trust, everyone
 
 
 def line(tenant: str, token: str) -> str:
@@ -70,3 +70,35 @@ def test_every_bad_line_is_named(tokens: Path) -> None:
 def test_missing_file_is_a_bad_setting(tmp_path: Path) -> None:
     with pytest.raises(SettingInvalid, match="FileNotFoundError"):
         TokenFile(tmp_path / "none")
+
+
+POOLS = Trust(peers=frozenset({"base-pool"}), methods=frozenset({"Refine"}))
+
+
+def test_call_that_names_no_tenant_is_for_its_tokens() -> None:
+    assert POOLS.tenant("base-pool", {}, method="Refine") == "base-pool"
+
+
+def test_trusted_peer_acts_for_the_tenant_it_names() -> None:
+    assert POOLS.tenant("base-pool", {TENANT_KEY: "studio"}, method="Refine") == "studio"
+
+
+@pytest.mark.parametrize("own", ["lab", DEFAULT_TENANT])
+def test_nobody_else_acts_for_another_tenant(own: str) -> None:
+    with pytest.raises(TenantRefused, match=f"{own} may not act for another tenant in Refine"):
+        POOLS.tenant(own, {TENANT_KEY: "studio"}, method="Refine")
+
+
+def test_trusted_peer_acts_for_nobody_in_other_calls() -> None:
+    with pytest.raises(TenantRefused, match="in DeleteAdapter"):
+        POOLS.tenant("base-pool", {TENANT_KEY: "studio"}, method="DeleteAdapter")
+
+
+def test_naming_ones_own_tenant_needs_no_trust() -> None:
+    assert Trust().tenant("lab", {TENANT_KEY: "lab"}, method="Generate") == "lab"
+
+
+@pytest.mark.parametrize("name", ["", "../lab", "Lab", "a/b", 64 * "a"])
+def test_trusted_peer_that_names_no_tenant_is_refused(name: str) -> None:
+    with pytest.raises(TenantRefused, match="expected the name of a tenant"):
+        POOLS.tenant("base-pool", {TENANT_KEY: name}, method="Refine")

@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from diptych.errors import ExpertMissing, InvalidRequest
-from diptych.rpc.auth import TokenFile
+from diptych.rpc.auth import TENANT_KEY, TokenFile, Trust
 from diptych.rpc.interceptors import REQUEST_ID_KEY, _parse_each, current_caller
 from diptych.rpc.status import from_rpc_error
 from diptych.v1 import inference_pb2 as pb
@@ -269,6 +269,26 @@ async def test_call_without_a_known_token_is_unauthenticated(
     server = await serve(tell_caller, authenticate=token_file)
     error = await failure(await connect(server.port))
     assert error.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_trusted_peer_decides_the_tenant(
+    serve: Any, connect: Any, token_file: TokenFile
+) -> None:
+    trust = Trust(peers=frozenset({"studio"}), methods=frozenset({"Generate"}))
+    server = await serve(tell_caller, authenticate=token_file, trust=trust)
+    seen = await caller_seen(
+        await connect(server.port), authorization="Bearer secret", x_diptych_tenant="lab"
+    )
+    assert seen.solver == "lab"
+
+
+async def test_call_for_another_tenant_is_refused(
+    serve: Any, connect: Any, token_file: TokenFile
+) -> None:
+    server = await serve(tell_caller, authenticate=token_file)
+    metadata = (("authorization", "Bearer secret"), (TENANT_KEY, "lab"))
+    error = await failure(await connect(server.port), metadata=metadata)
+    assert error.code() is grpc.StatusCode.PERMISSION_DENIED
 
 
 async def test_outside_of_a_call_the_caller_is_the_default_tenant() -> None:

@@ -49,6 +49,7 @@ EXAMPLES: list[DiptychError] = [
     errors.StoreFull(location="local", size_bytes=10),
     errors.SettingInvalid(VIOLATIONS),
     errors.TokenRefused("none"),
+    errors.TenantRefused("lab may not act for another tenant in Generate"),
     errors.ExpertsMismatch(field="latent_channels", base=4, refiner=16),
     errors.ExpertMissing("refiner"),
     errors.ExtraMissing(extra="inference", needed_for="serve"),

@@ -82,7 +82,7 @@ def test_fetches_once(tier: DiskTier, content: ContentStore, blobs: CountedBlobs
     (digest,) = put(content, 300)
     held_once(tier, content, digest, digest)
     assert blobs.num_reads == 1
-    assert tier.stats() == TierStats(num_hits=1, num_misses=1, num_evictions=0, size_bytes=300)
+    assert tier.stats() == TierStats(num_hits=1, num_misses=1, num_held=1, size_bytes=300)
 
 
 def test_fetches_once_for_all_who_wait(

@@ -2,13 +2,15 @@
 
 import dataclasses
 import threading
+from collections.abc import Callable
 
 import numpy as np
 
 from diptych.errors import AdapterNotFound, DiptychError, Draining
-from diptych.inference.adapter_pool import AdapterPool
-from diptych.inference.adapting import AdapterStats, Pinned
+from diptych.inference.adapter_pool import AdapterPool, Owned
+from diptych.inference.adapting import AdapterStats
 from diptych.inference.engine import EngineStats, Ticket
+from diptych.inference.pins import Pinned, PinTicket
 from diptych.inference.trajectory import (
     AdapterUse,
     Completed,
@@ -28,9 +30,12 @@ __all__ = ["FakeEngine"]
 
 
 class FakeEngine:
-    """Paints ``picture`` for every image; with ``hold`` only when ``finish`` is called."""
+    """Paints ``picture`` for every image; with ``hold`` only when ``finish`` is called.
 
-    def __init__(self, *, hold: bool = False) -> None:
+    ``on_pin`` happens between a pin and its answer.
+    """
+
+    def __init__(self, *, hold: bool = False, on_pin: Callable[[], object] = lambda: None) -> None:
         self.hold = hold
         self.picture = b"a picture"
         self.refusal: DiptychError | None = None
@@ -44,10 +49,17 @@ class FakeEngine:
         self.submitted = threading.Event()
         self.cancelled = threading.Event()
         self.stopped = threading.Event()
-        self.pinned: list[str] = []
-        """Digests that ``load_adapter`` keeps."""
+        self.pins: list[Owned] = []
+        """What ``load_adapter`` keeps."""
+        self.holds_pins = False
+        """Whether ``load_adapter`` never answers."""
+        self.on_pin = on_pin
+        self.asked_to_pin = threading.Event()
+        self.given_up: list[Owned] = []
+        self.heard_of_giving_up = threading.Event()
+        self.kept: list[Owned] = []
         self.refusal_to_pin: DiptychError | None = None
-        self.users: tuple[tuple[str, int], ...] = ()
+        self.users: dict[Owned, int] = {}
         self._open: list[tuple[ImageRequest, Listener]] = []
 
     def submit(self, request: ImageRequest, listener: Listener) -> Ticket:
@@ -88,18 +100,23 @@ class FakeEngine:
         """Note it."""
         self.stopped.set()
 
-    def load_adapter(self, use: AdapterUse, done: Pinned) -> None:
+    def load_adapter(self, use: AdapterUse, done: Pinned) -> PinTicket:
         """Keep it, and say so from another thread."""
-        if self.refusal_to_pin is None:
-            self.pinned.append(use.digest)
-        threading.Thread(target=done, args=[self.refusal_to_pin]).start()
+        owned = (use.tenant, use.digest)
+        if not self.holds_pins:
+            if self.refusal_to_pin is None:
+                self.pins.append(owned)
+            self.on_pin()
+            threading.Thread(target=done, args=[self.refusal_to_pin]).start()
+        self.asked_to_pin.set()
+        return PinTicket(keep=lambda: self.kept.append(owned), give_up=lambda: self._give_up(owned))
 
     def unload_adapter(self, use: AdapterUse, *, evict: bool, done: Pinned) -> None:
         """Let it go, or say that it was not kept."""
-        if use.digest not in self.pinned:
+        if (use.tenant, use.digest) not in self.pins:
             done(AdapterNotFound(use.name))
             return
-        self.pinned.remove(use.digest)
+        self.pins.remove((use.tenant, use.digest))
         done(None)
 
     def stats(self) -> EngineStats:
@@ -114,15 +131,20 @@ class FakeEngine:
             adapters=AdapterStats(
                 pool=dataclasses.replace(
                     AdapterPool(num_lines=64, slice_s=0.0).stats(),
-                    resident=tuple(self.pinned),
-                    pinned=tuple(self.pinned),
+                    resident=tuple(digest for _, digest in self.pins),
+                    pins=tuple(self.pins),
                     users=self.users,
                 ),
+                in_host=frozenset(),
                 running=(),
                 waiting=(),
                 num_waiting=0,
             ),
         )
+
+    def _give_up(self, owned: Owned) -> None:
+        self.given_up.append(owned)
+        self.heard_of_giving_up.set()
 
     def _answer(self, request: ImageRequest, listener: Listener) -> None:
         expert = Expert.BASE if request.base is not None else Expert.REFINER

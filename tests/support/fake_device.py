@@ -131,6 +131,12 @@ class FakeLoader:
         self.asked: list[str] = []
         self.held: dict[str, Callable[[], None]] = {}
         self.hold = False
+        self.limit_bytes = 1 << 30
+        self.in_memory: dict[Unit, int] = {}
+        self.most_bytes = 0
+        self.bound: frozenset[Unit] = frozenset()
+        """What is in host memory already."""
+        self.kept: set[tuple[str, str]] = set()
 
     def prepare(
         self,
@@ -150,12 +156,35 @@ class FakeLoader:
                 return
             rank = sum(int(use.name.partition("-r")[2] or 4) for use in uses)
             value = "unattachable" if name.startswith("unattachable") else name
-            done(Prepared(num_lines=rank, size_bytes=rank, value=value))
+            self.holds(unit, 8)
+            if "token" in name:
+                done(Prepared(num_lines=0, size_bytes=8, value=value, token_bytes=8))
+            else:
+                done(Prepared(num_lines=rank, size_bytes=8, value=value))
 
-        if self.hold:
+        if self.hold and not self.has(unit):
             self.held[name] = finish
         else:
             finish()
+
+    def has(self, unit: Unit) -> bool:
+        return unit in self.bound
+
+    def in_host(self) -> frozenset[str]:
+        return frozenset(own.digest for unit in self.bound for own in unit.members)
+
+    def holds(self, unit: Unit, size_bytes: int) -> None:
+        self.in_memory[unit] = size_bytes
+        self.most_bytes = max(self.most_bytes, sum(self.in_memory.values()))
+
+    def is_full(self) -> bool:
+        return sum(self.in_memory.values()) >= self.limit_bytes
+
+    def keep(self, use: AdapterUse) -> None:
+        self.kept.add((use.tenant, use.digest))
+
+    def let_go(self, use: AdapterUse) -> None:
+        self.kept.discard((use.tenant, use.digest))
 
     def stop(self) -> None:
         pass

@@ -42,7 +42,7 @@ def paint(executor: DeviceExecutor, requests: Sequence[ImageRequest]) -> list[La
             for slot in [slot for slot in due if positions[slot] == len(routes[slot])]:
                 latents = executor.take(slot).latents
                 assert isinstance(latents, torch.Tensor)
-                finished[slot] = latents.numpy()
+                finished[slot] = latents.cpu().numpy()
                 del positions[slot]
     return [finished[slot] for slot in range(len(requests))]
 

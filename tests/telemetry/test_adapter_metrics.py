@@ -15,6 +15,7 @@ COUNTS = AdapterCounts(
     num_lines=512,
     lines_used=24,
     num_waiting=3,
+    num_active=2,
     max_adapters=32,
     running=("huggy", "night"),
     waiting=("cold",),

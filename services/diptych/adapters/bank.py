@@ -11,17 +11,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from diptych.adapters.binding import Branch
-from diptych.adapters.row_lines import Layer, Lines, RowLines, RowUses, bucket_of
-from diptych.errors import AdapterSlotsFull
+from diptych.adapters.row_lines import RANK_BUCKETS, Layer, Lines, RowLines, RowUses, bucket_of
+from diptych.errors import AdapterInvalid, AdapterSlotsFull
 from diptych.kernels.low_rank import AddLowRank, Factors, RowTensors, Window, add_low_rank
 
-__all__ = ["Bank", "Packed"]
+__all__ = ["Bank", "Packed", "layer_width"]
+
+_ALIGNMENT: Final = 16
+"""Columns; devices read a line fastest from a multiple of 16 or 32 bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -70,14 +74,14 @@ class Bank:
         self.add_low_rank = add_low_rank
         self.fixed_shapes = fixed_shapes
         self.num_lines = num_lines
-        width = sum(_width(module) for _, module, _ in layers)
+        width = sum(layer_width(module) for _, module, _ in layers)
         self._table = _zeros(num_lines, width, like=weight)
         self._used = torch.zeros(len(layers), num_lines, dtype=torch.int32, device=weight.device)
         self._layers: dict[str, Layer] = {}
         self._numbers = {name: number for number, (name, _, _) in enumerate(layers)}
         start = 0
         for name, module, window in layers:
-            columns = slice(start, start + _width(module))
+            columns = slice(start, start + layer_width(module))
             self._layers[name] = self._place(name, module, window, columns)
             start = columns.stop
         self._free = list(range(1, num_lines))
@@ -103,8 +107,13 @@ class Bank:
         layer = self._layers.get(name)
         return None if layer is None else layer.weight
 
-    def pack(self, branches: Mapping[str, Branch]) -> Packed:
-        """Return ``branches`` ready to be written: everything that takes long, on the host."""
+    def pack(self, branches: Mapping[str, Branch], *, source: str = "bound") -> Packed:
+        """Return ``branches`` ready to be written: everything that takes long, on the host.
+
+        Raises:
+            AdapterInvalid: A layer's are not finite in this network's dtype; ``source`` and the
+                layer are named.
+        """
         ordered = sorted(branches, key=self._numbers.__getitem__)
         columns = [self._layers[name].columns for name in ordered]
         has_gains = any(b.out_gain is not None or b.in_gain is not None for b in branches.values())
@@ -119,7 +128,10 @@ class Bank:
         for name in ordered:
             branch, layer = branches[name], self._layers[name]
             stop = start + layer.columns.stop - layer.columns.start
-            _fill(values[:, start:stop], branch, middle=layer.factors.down.shape[1])
+            own = values[:, start:stop]
+            _fill(own, branch)
+            if not own.isfinite().all():
+                raise AdapterInvalid(source, f"{name} is beyond what {own.dtype} holds here")
             start = stop
         return Packed(
             values=values,
@@ -171,6 +183,10 @@ class Bank:
         assert self._held.issuperset(lines for uses in rows for lines, _ in uses)
         return RowLines(uses=tuple(rows), tensors=self._row_tensors(rows))
 
+    def no_rows(self, num_rows: int) -> RowTensors:
+        """Return rows that use no set, in the form that those of fixed shapes have."""
+        return self._row_tensors([()] * num_rows)
+
     @contextmanager
     def using(self, rows: RowLines | None) -> Iterator[None]:
         """Let forwards within apply ``rows``, whose length is the batch's."""
@@ -199,10 +215,10 @@ class Bank:
         weight, bias = module.weight, module.bias
         assert isinstance(weight, Tensor)
         assert isinstance(bias, Tensor | None)
-        middle = columns.start + weight[0].numel()
+        middle = columns.start + _aligned(weight[0].numel())
         factors = Factors(
-            down=self._table[:, columns.start : middle],
-            up=self._table[:, middle : columns.stop],
+            down=self._table[:, columns.start : columns.start + weight[0].numel()],
+            up=self._table[:, middle : middle + len(weight)],
             used=self._used[self._numbers[name]],
         )
         return Layer(
@@ -228,7 +244,8 @@ class Bank:
 
     def _row_tensors(self, rows: Sequence[RowUses]) -> RowTensors:
         rank = max(sum(lines.rank for lines, _ in uses) for uses in rows)
-        numbers = np.zeros((len(rows), bucket_of(rank)), dtype=np.int32)
+        width = bucket_of(max(rank, RANK_BUCKETS[-1]) if self.fixed_shapes else rank)
+        numbers = np.zeros((len(rows), width), dtype=np.int32)
         scales = np.zeros(numbers.shape, dtype=np.float32)
         gains = np.zeros((2, len(rows)), dtype=np.int32)
         for row, uses in enumerate(rows):
@@ -247,7 +264,9 @@ class Bank:
         return RowTensors(
             lines=self._on_device(torch.from_numpy(numbers)),
             scales=self._on_device(torch.from_numpy(scales)),
-            out_gains=out_gains if any(lines.out_gains for lines in chosen) else None,
+            out_gains=out_gains
+            if self.fixed_shapes or any(lines.out_gains for lines in chosen)
+            else None,
             in_gains=in_gains if any(lines.in_gains for lines in chosen) else None,
         )
 
@@ -259,10 +278,14 @@ class Bank:
         return self._on_device(torch.tensor(numbers, dtype=torch.long))
 
 
-def _width(module: torch.nn.Module) -> int:
+def layer_width(module: torch.nn.Module) -> int:
     """Return the columns a layer takes: one row of ``lora_A`` and one column of ``lora_B``."""
     assert isinstance(module.weight, Tensor)
-    return module.weight[0].numel() + module.weight.shape[0]
+    return _aligned(module.weight[0].numel()) + _aligned(len(module.weight))
+
+
+def _aligned(width: int) -> int:
+    return -(-width // _ALIGNMENT) * _ALIGNMENT
 
 
 def _zeros(num_lines: int, width: int, *, like: Tensor) -> Tensor:
@@ -273,12 +296,14 @@ def _zeros(num_lines: int, width: int, *, like: Tensor) -> Tensor:
     return torch.from_numpy(untouched).view(like.dtype).view(num_lines, width)
 
 
-def _fill(values: Tensor, branch: Branch, *, middle: int) -> None:
+def _fill(values: Tensor, branch: Branch) -> None:
     """Write one layer's branch into its columns [n, w] of a set, whose last line is for gains."""
-    values[: branch.rank, :middle] = branch.down.flatten(1)
-    values[: branch.rank, middle:] = branch.up.mT
+    down = branch.down.flatten(1)
+    values[: branch.rank, : down.shape[1]] = down
+    up = values[:, _aligned(down.shape[1]) :][:, : len(branch.up)]
+    up[: branch.rank] = branch.up.mT
     if branch.out_gain is not None:
-        values[-1, middle:] = branch.out_gain
+        up[-1] = branch.out_gain
     if branch.in_gain is not None:
         values[-1, : len(branch.in_gain)] = branch.in_gain
 

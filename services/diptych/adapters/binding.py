@@ -20,7 +20,7 @@ from diptych.adapters.adapter import Adapter, LowRank
 from diptych.adapters.naming import Component, Stage
 from diptych.errors import AdapterMismatch, FieldViolation, InvalidRequest
 
-__all__ = ["MAX_BOUND_RANK", "Branch", "ScaledAdapter", "bind", "updates_of"]
+__all__ = ["MAX_BOUND_RANK", "Branch", "ScaledAdapter", "bind", "plain_shape", "updates_of"]
 
 MAX_BOUND_RANK: Final = 512
 """Largest sum of ranks on one layer in one image."""
@@ -111,9 +111,14 @@ def bind(
     return {module: _joined(module, found) for module, found in pieces.items()}
 
 
+def plain_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return a weight's ``shape`` with a kernel of one pixel left out: it is as a linear layer."""
+    return shape[:2] if shape[2:] == (1, 1) else shape
+
+
 def _check_shape(name: str, module: str, update: LowRank, weight: Tensor | None) -> None:
     actual = None if weight is None else tuple(weight.shape)
-    if actual == update.weight_shape:
+    if actual is not None and plain_shape(actual) == plain_shape(update.weight_shape):
         return
     raise AdapterMismatch(
         adapter=name,
@@ -129,20 +134,25 @@ def _stays_at_zero(update: LowRank) -> bool:
 
 
 def _scaled(update: LowRank, scale: float, weight: Tensor) -> Branch:
-    """Return one adapter's branch on one layer."""
-    device = weight.device
-    down, up = (factor.to(device, torch.float32) for factor in (update.down, update.up))
-    magnitude = update.magnitude
+    """Return one adapter's branch on one layer.
+
+    Only norms need the weight, on whichever device it is. All else stays where the factors lie:
+    reading a LoRA does not wait for what a device is busy with.
+    """
+    home, device, magnitude = update.down.device, weight.device, update.magnitude
+    down, up = update.down.float(), update.up.float()
+    down = down.view(len(down), *weight.shape[1:])
     if magnitude is None:
         return Branch(down=down, up=up * (update.scale * scale))
-    norms = magnitude.norms.to(device, torch.float32)
+    norms = magnitude.norms.float()
     if magnitude.per_input:
         up = up * update.scale
-        gain = norms / (_norms_per_input(weight, down, up) + torch.finfo(torch.float32).eps)
+        actual = _norms_per_input(weight, down.to(device), up.to(device)).to(home)
+        gain = norms / (actual + torch.finfo(torch.float32).eps)
         shape = (-1, *[1] * (down.ndim - 2))
         return Branch(down=down * gain.view(shape), up=up * scale, in_gain=scale * (gain - 1.0))
     up = up * (update.scale * scale)
-    gain = norms / _norms_per_output(weight, down, up)
+    gain = norms / _norms_per_output(weight, down.to(device), up.to(device)).to(home)
     if scale == 0.0:
         down, up = down[:0], up[:, :0]
     return Branch(down=down, up=up * gain[:, None], out_gain=gain - 1.0)
@@ -174,6 +184,8 @@ def _joined(module: str, branches: Sequence[Branch]) -> Branch:
         _refuse(f"ranks on {module} add up to {rank}, over the limit of {MAX_BOUND_RANK}")
     if out_gains and in_gains:
         _refuse(f"{module} has DoRA norms per output and per input, which cannot be combined")
+    if len(branches) == 1:
+        return branches[0]
     return Branch(
         down=torch.cat([branch.down for branch in branches]),
         up=torch.cat([branch.up for branch in branches], dim=1),

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 import torch
 from torch import nn
 
-from diptych.adapters.bank import Bank
+from diptych.adapters.bank import Bank, layer_width
 from diptych.adapters.batched import AdaptedConv2d, AdaptedLinear
 from diptych.kernels.low_rank import AddLowRank, Window, add_low_rank
 
@@ -57,8 +57,8 @@ def inject(
 
 def line_bytes(network: nn.Module, *, targets: Collection[str] | None = None) -> int:
     """Return what one line of a bank of ``network`` takes on its device."""
-    weights = [module.weight for _, module, _ in _layers(network, targets)]
-    return sum((w[0].numel() + w.shape[0]) * w.element_size() for w in weights)
+    layers = [module for _, module, _ in _layers(network, targets)]
+    return sum(layer_width(layer) * layer.weight.element_size() for layer in layers)
 
 
 def _layers(

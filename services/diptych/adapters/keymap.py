@@ -27,6 +27,7 @@ __all__ = [
     "is_kohya_name",
     "kernel_size",
     "name_of",
+    "other_model_of",
     "reads_like_refiner",
     "target_of",
 ]
@@ -119,6 +120,15 @@ _DOTTED_LAYER: Final = re.compile(
 )
 _DOTTED_SAMPLER: Final = re.compile(rf"(down|up)_blocks\.{_N}\.(?:down|up)samplers\.0\.conv")
 
+_OTHER_MODELS: Final = {
+    r"(lora_)?transformer[._]|(lora_unet_|diffusion_model\.)?(double|single)_blocks[._]": (
+        "a transformer such as Flux"
+    ),
+    r"(lora_unet_|diffusion_model\.)?joint_blocks[._]": "Stable Diffusion 3",
+    r"(lora_te3|text_encoder_3|text_encoders\.t5xxl)[._]": "a third text encoder",
+}
+"""Beginnings of names in files for models that are not served, as patterns."""
+
 _REFINER_ONLY: Final = re.compile(
     r"(?:down|up)_blocks\.3\.|up_blocks\.2\.(?:attentions|upsamplers)\.|down_blocks\.2\.downsamplers\."
 )
@@ -171,6 +181,11 @@ def name_of(
         return None
     name = f"{prefix}{_flat(spelled)}"
     return name if target_of(name, layout=layout) == target else None
+
+
+def other_model_of(name: str) -> str | None:
+    """Return what other model a file's key or module is of, None where that cannot be told."""
+    return next((model for start, model in _OTHER_MODELS.items() if re.match(start, name)), None)
 
 
 def kernel_size(module: str) -> int | None:

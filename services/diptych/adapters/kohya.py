@@ -38,11 +38,12 @@ from diptych.adapters.keymap import (
     is_kohya_name,
     kernel_size,
     name_of,
+    other_model_of,
     reads_like_refiner,
     target_of,
 )
 from diptych.adapters.kohya_header import KohyaHeader, layout_of, read_header, write_header
-from diptych.adapters.soundness import check_shapes
+from diptych.adapters.soundness import check_shapes, shaped_down
 from diptych.errors import AdapterInvalid, ConversionUnsupported
 from diptych.storage.tensor_header import Refuse
 
@@ -227,7 +228,9 @@ def _targets(
     for name, parts in modules.items():
         target = read_name(name)
         if target is None:
-            raise refuse(f"{name!r} is no module of an SDXL UNet or of its text encoders")
+            model = other_model_of(name)
+            kind = f", but of {model}" if model else ""
+            raise refuse(f"{name!r} is no module of an SDXL UNet or of its text encoders{kind}")
         if target in targets:
             raise refuse(f"{name!r} is a second name for {target.component}.{target.module}")
         kernel = kernel_size(target.module) if _is_unet(target) else None
@@ -247,6 +250,8 @@ def _low_rank(parts: _Parts, kernel: int | None, refuse: Refuse) -> LowRank:
     for end in ("down", "up"):
         if end not in parts:
             raise refuse(f"has no lora_{end}.weight")
+        if not parts[end].ndim:
+            raise refuse(f"has lora_{end} that is one number, expected a matrix")
     down = _down(parts["down"], parts.get("mid"), kernel, refuse)
     up = parts["up"].flatten(1) if parts["up"].ndim > 1 else parts["up"]
     low_rank = LowRank(
@@ -272,8 +277,7 @@ def _number(parts: _Parts, part: str, default: float, refuse: Refuse) -> float:
 def _down(down: Tensor, mid: Tensor | None, kernel: int | None, refuse: Refuse) -> Tensor:
     """Return ``lora_down`` [r, in] of a linear layer, [r, in, k, k] of a convolution.
 
-    A convolution's may come flat, as [r, in * k * k], and a linear layer's as a convolution of
-    1 x 1. The middle of a Tucker decomposition [r, r, k, k] is multiplied into it in float64.
+    The middle of a Tucker decomposition [r, r, k, k] is multiplied into it in float64.
     """
     if mid is not None:
         if mid.ndim != 4 or mid.shape[1] != down.shape[0] or math.prod(down.shape[2:]) != 1:
@@ -281,25 +285,21 @@ def _down(down: Tensor, mid: Tensor | None, kernel: int | None, refuse: Refuse) 
             raise refuse(f"has {shapes}, which cannot be multiplied")
         folded = torch.einsum("mnhw,ni->mihw", mid.double(), down.flatten(1).double())
         down = folded.float()
-    if kernel is None:
-        return down.flatten(1) if down.shape[2:] == (1, 1) else down
-    if down.ndim == 2 and down.shape[1] % kernel**2 == 0:
-        return down.reshape(down.shape[0], -1, kernel, kernel)
-    if down.ndim != 4 or down.shape[2:] != (kernel, kernel):
-        raise refuse(f"has lora_down {list(down.shape)} for a {kernel} x {kernel} convolution")
-    return down
+    return shaped_down(down, kernel, refuse)
 
 
 def _magnitude(parts: _Parts, low_rank: LowRank, refuse: Refuse) -> Magnitude:
     """Return DoRA's norms; ``dora_scale`` is spread over a weight [out, in, ...] by its shape."""
+    if "rows" in parts and "dora_scale" in parts:
+        raise refuse("has both dora_scale and lora_magnitude_vector")
     norms = parts.get("rows", parts.get("dora_scale"))
     assert norms is not None
     num_out, num_in = low_rank.weight_shape[:2]
     shape = list(norms.shape)
-    is_long = [size > 1 for size in shape]
-    if not any(is_long[1:]) and shape[:1] == [num_out]:
+    long_axes = {axis for axis, size in enumerate(shape) if size > 1}
+    if long_axes <= {0} and shape[:1] == [num_out]:
         return Magnitude(norms=norms.flatten(), per_input=False)
-    if "rows" not in parts and not is_long[0] and not any(is_long[2:]) and shape[1:2] == [num_in]:
+    if "rows" not in parts and long_axes <= {1} and shape[1:2] == [num_in]:
         return Magnitude(norms=norms.flatten(), per_input=True)
     raise refuse(f"has dora_scale {shape}, expected [{num_out}, 1] or [1, {num_in}]")
 

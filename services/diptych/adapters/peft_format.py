@@ -15,16 +15,18 @@ from torch import Tensor
 
 from diptych.adapters.adapter import Adapter, Component, LowRank, Magnitude, Target
 from diptych.adapters.file_facts import header_with_facts
-from diptych.adapters.keymap import kernel_size
+from diptych.adapters.keymap import kernel_size, other_model_of
 from diptych.adapters.kohya_header import read_header
 from diptych.adapters.peft_config import PeftConfig, config_of, parse_config
 from diptych.adapters.peft_names import COMPONENTS, Key, Part, module_of_encoder, parse_key
+from diptych.adapters.soundness import shaped_down
 from diptych.digest import canonical_bytes
 from diptych.errors import AdapterInvalid, ConversionUnsupported
 from diptych.storage.tensor_header import Refuse, parse_json
 
 __all__ = ["METADATA_KEY", "read_peft", "write_diffusers", "write_peft"]
 
+_NOT_TOLD: Final = "does not tell whose module it means"
 METADATA_KEY: Final = "lora_adapter_metadata"
 _MODEL_CLASSES: Final = {
     Component.UNET: ("UNet2DConditionModel", "diffusers.models.unets.unet_2d_condition"),
@@ -84,6 +86,8 @@ def read_peft(
         component = _component_of(config)
     found = _sort(tensors, component, refuse)
     if found.unknown:
+        if model := other_model_of(found.unknown[0]):
+            raise refuse(f"key {found.unknown[0]!r} is of {model}; only SDXL's kind is read")
         more = f" and {len(found.unknown) - 3} more" if len(found.unknown) > 3 else ""
         raise refuse(f"has unknown keys {', '.join(map(repr, found.unknown[:3]))}{more}")
     texts = {key: text for key, text in metadata.items() if key != METADATA_KEY}
@@ -206,7 +210,9 @@ def _target(name: str, key: Key, component: Component | None, refuse: Refuse) ->
         return Target(component=component, module=key.module)
     owner = key.component or component
     if owner is None:
-        raise refuse(f"key {name!r} does not tell whose module it means")
+        model = other_model_of(name.removeprefix("base_model.model."))
+        kind = f"is of {model}; only SDXL's kind is read" if model else _NOT_TOLD
+        raise refuse(f"key {name!r} {kind}")
     module = key.module if owner is Component.UNET else module_of_encoder(key.module)
     return Target(component=owner, module=module)
 
@@ -218,10 +224,10 @@ def _low_rank(
     for part in ("down", "up"):
         if part not in parts:
             raise refuse(f"{name} has no {'lora_A' if part == 'down' else 'lora_B'}")
-    down, up = parts["down"], parts["up"]
     is_unet = target.component in {Component.UNET, Component.REFINER_UNET}
-    if down.shape[2:] == (1, 1) and not (is_unet and kernel_size(target.module)):
-        down = down.flatten(1)
+    kernel = kernel_size(target.module) if is_unet else None
+    down, up = parts["down"], parts["up"]
+    down = shaped_down(down, kernel, lambda problem: refuse(f"{name} {problem}"))
     rank = down.shape[0] if down.ndim else 0
     if "alpha" in parts:
         if parts["alpha"].numel() != 1:

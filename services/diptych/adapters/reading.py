@@ -23,7 +23,8 @@ from diptych.adapters.adapter import (
     Stage,
     Target,
 )
-from diptych.adapters.soundness import check_finite, check_shapes
+from diptych.adapters.soundness import check_numbers, check_shapes
+from diptych.adapters.stages import join_stages
 from diptych.adapters.tensor_file import TensorFile, read_tensors
 from diptych.errors import AdapterInvalid, PickleRefused
 from diptych.storage.tensor_header import PICKLE_SUFFIXES, Refuse, parse_json
@@ -67,6 +68,8 @@ class Overrides:
 def read_adapter(data: bytes | Path, *, name: str, overrides: Overrides | None = None) -> Adapter:
     """Return the adapter in a file's bytes, a file, or a folder as diffusers and PEFT write them.
 
+    A folder with one of them for the ``base`` and one for the ``refiner`` is one of both stages.
+
     Args:
         data: A bundle, or a file of kohya's, diffusers', PEFT's or textual inversion's form. A
             file is mapped: it must not be cut while the adapter lives.
@@ -75,8 +78,8 @@ def read_adapter(data: bytes | Path, *, name: str, overrides: Overrides | None =
 
     Raises:
         PickleRefused: The weights are a pickle, by name or by content.
-        AdapterInvalid: It is truncated, inconsistent, over a limit, holds NaN or infinities, or
-            has keys that mean nothing here; the first of them are named.
+        AdapterInvalid: It is truncated, inconsistent, over a limit, holds NaN, infinities or
+            numbers beyond float16, or has keys that mean nothing here; the first are named.
     """
     overrides = overrides or Overrides()
     if PurePath(name).suffix.lower() in PICKLE_SUFFIXES:
@@ -88,7 +91,7 @@ def read_adapter(data: bytes | Path, *, name: str, overrides: Overrides | None =
     texts = overrides.token_texts
     if texts is not None and set(texts) != adapter.tokens.keys():
         raise AdapterInvalid(name, f"has no nameless learned tokens to be called {texts!r:.80}")
-    return check_finite(check_shapes(overrides.on(adapter), name), name)
+    return check_numbers(check_shapes(overrides.on(adapter), name), name)
 
 
 def _read_folder(folder: Path, name: str, overrides: Overrides) -> Adapter:
@@ -99,6 +102,10 @@ def _read_folder(folder: Path, name: str, overrides: Overrides) -> Adapter:
     if parts:
         found = [_read_peft_folder(folder / part, f"{name}/{part}", part) for part in parts]
         return _together(found, refuse)
+    stages = [folder / stage for stage in (Stage.BASE, Stage.REFINER)]
+    if all(own.is_dir() for own in stages):
+        base, refiner = (_read_folder(own, f"{name}/{own.name}", overrides) for own in stages)
+        return join_stages(base, refiner, refuse)
     paths = sorted(path for path in folder.iterdir() if path.suffix == ".safetensors")
     if not paths:
         pickles = [path for path in folder.iterdir() if path.suffix.lower() in PICKLE_SUFFIXES]

@@ -13,9 +13,11 @@ from diptych.adapters.adapter import MAX_RANK, Adapter, LearnedToken, LowRank, T
 from diptych.errors import AdapterInvalid
 from diptych.storage.tensor_header import Refuse
 
-__all__ = ["FLOAT_DTYPES", "MAX_VECTORS", "check_finite", "check_shapes"]
+__all__ = ["FLOAT_DTYPES", "MAX_VECTORS", "check_numbers", "check_shapes", "shaped_down"]
 
 FLOAT_DTYPES: Final = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16})
+_MAX_NUMBER: Final = 65504.0
+"""Float16's largest; no trained factor, norm or vector comes near it."""
 MAX_VECTORS: Final = 64
 """Most places of a prompt that one learned token may take; a window has 75."""
 _MAX_TOKEN_LENGTH: Final = 100
@@ -45,16 +47,49 @@ def check_shapes(adapter: Adapter, source: str) -> Adapter:
     return adapter
 
 
-def check_finite(adapter: Adapter, source: str) -> Adapter:
-    """Return ``adapter`` if every number in it is finite; reads all of it.
+def check_numbers(adapter: Adapter, source: str) -> Adapter:
+    """Return ``adapter`` if it can be computed with in every dtype served; reads all of it.
 
     Raises:
-        AdapterInvalid: A tensor holds NaN or an infinity; it is named.
+        AdapterInvalid: A tensor holds NaN, an infinity or what float16 cannot hold, with alpha
+            in it or without, or an update's outputs leave float16 for inputs of size 1; the
+            tensor is named.
     """
+    refuse = partial(AdapterInvalid, source)
     for name, tensor in _tensors(adapter).items():
-        if not torch.isfinite(tensor).all():
-            raise AdapterInvalid(source, f"{name} holds NaN or infinite values")
+        _check_largest(name, _largest(tensor), refuse)
+    for target, low_rank in adapter.targets.items():
+        name = f"{target.component}.{target.module}"
+        largest = abs(low_rank.scale) * _largest(low_rank.up)
+        _check_largest(f"{name} up, times alpha / rank,", largest, refuse)
+        size = _row_norm(low_rank)
+        if size > _MAX_NUMBER:
+            limit = f"the limit is {_MAX_NUMBER:g}, float16's largest"
+            raise refuse(f"{name} changes a weight by rows of norm {size:.3g}, {limit}")
     return adapter
+
+
+def shaped_down(down: Tensor, kernel: int | None, refuse: Refuse) -> Tensor:
+    """Return ``lora_down`` [r, in] of a linear layer, [r, in, k, k] of a convolution.
+
+    A convolution's may come flat, as [r, in * k * k], and a linear layer's as a convolution of
+    1 x 1.
+
+    Args:
+        down: As a file has it.
+        kernel: The side of the convolution's kernel, None for a linear layer.
+        refuse: Makes the error.
+
+    Raises:
+        DiptychError: ``refuse``'s, when it is of another kernel.
+    """
+    if kernel is None:
+        return down.flatten(1) if down.shape[2:] == (1, 1) else down
+    if down.ndim == 2 and down.shape[1] % kernel**2 == 0:
+        return down.reshape(down.shape[0], -1, kernel, kernel)
+    if down.ndim != 4 or down.shape[2:] != (kernel, kernel):
+        raise refuse(f"has lora_down {list(down.shape)} for a {kernel} x {kernel} convolution")
+    return down
 
 
 def _tensors(adapter: Adapter) -> Mapping[str, Tensor]:
@@ -67,6 +102,35 @@ def _tensors(adapter: Adapter) -> Mapping[str, Tensor]:
     for text, token in adapter.tokens.items():
         found |= {f"token {text!r} of {part}": rows for part, rows in token.vectors.items()}
     return found
+
+
+def _largest(tensor: Tensor) -> float:
+    """Return the largest magnitude, NaN if there is a NaN."""
+    return float(torch.stack(torch.aminmax(tensor)).abs().max())
+
+
+def _check_largest(name: str, largest: float, refuse: Refuse) -> None:
+    if not math.isfinite(largest):
+        raise refuse(f"{name} holds NaN or infinite values")
+    if largest > _MAX_NUMBER:
+        limit = f"the limit is {_MAX_NUMBER:g}, float16's largest"
+        raise refuse(f"{name} holds {largest:.3g}, {limit}")
+
+
+def _row_norm(low_rank: LowRank) -> float:
+    """Return the root mean square of the norms of dW's rows, or a larger bound if that is small."""
+    down, up = low_rank.down.flatten(1), low_rank.up
+    rows = math.sqrt(len(up))
+    bound = abs(low_rank.scale) * _norm(down) * _norm(up) / rows
+    if bound <= _MAX_NUMBER:
+        return bound
+    down, up = down.double(), up.double()
+    square = float(((down @ down.mT) * (up.mT @ up)).sum())
+    return abs(low_rank.scale) * math.sqrt(max(square, 0.0)) / rows
+
+
+def _norm(tensor: Tensor) -> float:
+    return float(torch.linalg.vector_norm(tensor, dtype=torch.float64))
 
 
 def _is_unicode(text: str) -> bool:

@@ -14,9 +14,10 @@ from diptych.adapters.file_facts import header_with_facts
 from diptych.adapters.keymap import Style
 from diptych.adapters.kohya import write_kohya
 from diptych.adapters.peft_format import write_diffusers, write_peft
+from diptych.adapters.stages import has_refiner_factors, split_stages
 from diptych.adapters.tensor_file import to_pieces
 from diptych.adapters.token_format import write_tokens
-from diptych.errors import FieldViolation, InvalidRequest
+from diptych.errors import ConversionUnsupported, FieldViolation, InvalidRequest
 
 __all__ = ["FORMATS", "write_adapter"]
 
@@ -29,7 +30,9 @@ def write_adapter(
     """Return the files of ``adapter`` in a format, by their path in its folder.
 
     ``bundle`` and ``kohya`` are one file. ``diffusers`` is the file of ``load_lora_weights``, and
-    one beside it if there are learned tokens. ``peft`` is a folder per component.
+    one beside it if there are learned tokens. ``peft`` is a folder per component. Where the
+    refiner has factors of its own, ``diffusers`` and ``kohya`` are folders ``base`` and
+    ``refiner``, each for a pipeline of that expert.
 
     Args:
         adapter: What to write.
@@ -43,6 +46,8 @@ def write_adapter(
     match target_format:
         case "bundle":
             return {"adapter.safetensors": to_bytes(adapter)}
+        case "kohya" | "diffusers" if has_refiner_factors(adapter):
+            return _by_stage(adapter, target_format, style)
         case "kohya":
             tensors, texts = write_kohya(adapter, style=style)
             return {"adapter.safetensors": _file(tensors, texts)}
@@ -56,6 +61,18 @@ def write_adapter(
             return files
     description = f"{target_format[:80]!r} is not one of {', '.join(FORMATS)}"
     raise InvalidRequest([FieldViolation(field="format", description=description)])
+
+
+def _by_stage(adapter: Adapter, target_format: str, style: Style) -> dict[str, bytes]:
+    parts = split_stages(adapter)
+    if parts is None:
+        content = "factors of their own for a refiner's UNet and nothing for the base"
+        raise ConversionUnsupported(target_format=target_format, content=content)
+    return {
+        f"{part.made_for.stage}/{name}": data
+        for part in parts
+        for name, data in write_adapter(part, target_format, style=style).items()
+    }
 
 
 def _diffusers(adapter: Adapter) -> dict[str, bytes]:

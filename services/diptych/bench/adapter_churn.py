@@ -201,7 +201,7 @@ class _Crowd:
 
     def fill_all_lines(self) -> int:
         """Let every kept adapter go, then fill all lines with one; return how many it took."""
-        for digest in self.server.stats().adapters.pool.pinned:
+        for _, digest in self.server.stats().adapters.pool.pins:
             # By its digest, as its name may mean another one by now.
             self.server.adapters.unload(digest, evict=True)
         self._import("full", _file(Made(seed=99, rank=MAX_RANK, components=_PARTS), self._base()))
@@ -240,7 +240,8 @@ class _Crowd:
             case "load":
                 return lambda: adapters.load(name)
             case "unload" | "evict":
-                kept = rng.choice(self.server.stats().adapters.pool.pinned or [name])
+                pins = self.server.stats().adapters.pool.pins
+                kept = rng.choice([digest for _, digest in pins] or [name])
                 return lambda: adapters.unload(kept, evict=kind == "evict")
             case "import":
                 return lambda: self._import(passing, data)

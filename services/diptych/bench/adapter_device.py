@@ -78,6 +78,8 @@ class AdapterDevice:
     """One adapter from host memory to the device."""
     cold_s: float
     """One adapter from a file of this machine to the device; the system may have it cached."""
+    num_recorded: int
+    """Graphs recorded by all that, after the start; any would be one too many."""
 
     @property
     def mixed_ratio(self) -> float:
@@ -101,19 +103,22 @@ def measure_device(experts: Experts, config: DeviceConfig, *, folder: Path) -> A
     assert experts.base is not None
     unet = experts.base.unet
     rig = _Rig(direct=Direct.of(experts), experts=experts, config=config)
+    num_graphs = rig.direct.executor.num_graphs
     first, second = rig.attached(0), rig.attached(config.num_images)
-    plain = [replace(request, adapters=()) for request in first]
+    plain = rig.paired_seconds([replace(request, adapters=()) for request in first], first)
+    stayed, switched = (rig.paired_seconds(first, others) for others in (first, second))
     return AdapterDevice(
         architecture=config.architecture,
         device=device_name(unet.device),
         dtype=str(unet.dtype).removeprefix("torch."),
         config=config,
-        plain_step_s=rig.step_seconds(plain, []),
-        mixed_step_s=rig.step_seconds(first, []),
-        stayed_step_s=rig.step_seconds(first, first),
-        switched_step_s=rig.step_seconds(first, second),
+        plain_step_s=plain[0],
+        mixed_step_s=plain[1],
+        stayed_step_s=stayed[0],
+        switched_step_s=switched[0],
         attach_s=rig.attach_seconds(),
         cold_s=rig.cold_seconds(folder),
+        num_recorded=rig.direct.executor.num_graphs - num_graphs,
     )
 
 
@@ -137,21 +142,23 @@ class _Rig:
             requests.append(replace(request, adapters=(use,)))
         return requests
 
-    def step_seconds(self, one: list[ImageRequest], other: list[ImageRequest]) -> float:
-        """Return the median seconds of a step of ``one`` where ``other`` steps in between."""
+    def paired_seconds(
+        self, one: list[ImageRequest], other: list[ImageRequest]
+    ) -> tuple[float, float]:
+        """Return the median seconds of a step of ``one`` and of ``other``, which take turns."""
         executor, count = self.direct.executor, len(one)
         requests = [*one, *other]
         self.direct.place(requests)
         rows = self.direct.rows(len(requests), 0)
-        seconds = []
+        pairs = []
         for position in range(_UNCOUNTED_STEPS + self.config.timed_steps):
             due = [replace(row, position=position) for row in rows]
-            seconds.append(self._timed(partial(executor.run, Expert.BASE, due[:count])))
-            if other:
-                executor.run(Expert.BASE, due[count:])
+            batches = (due[:count], due[count:])
+            pairs.append([self._timed(partial(executor.run, Expert.BASE, own)) for own in batches])
         for slot in range(len(requests)):
             executor.release(slot)
-        return median(seconds[_UNCOUNTED_STEPS:])
+        ones, others = zip(*pairs[_UNCOUNTED_STEPS:], strict=True)
+        return median(ones), median(others)
 
     def attach_seconds(self) -> float:
         """Return the median seconds from host memory to the device."""
@@ -211,7 +218,7 @@ def _use(name: str) -> AdapterUse:
 
 
 def _loaded(loader: StoreLoader, use: AdapterUse) -> Prepared:
-    """Return an adapter that was brought to host memory."""
+    """Return an adapter that was brought to host memory, which ``loader`` may then forget."""
     found: list[Prepared | DiptychError] = []
     is_there = threading.Event()
 
@@ -221,6 +228,7 @@ def _loaded(loader: StoreLoader, use: AdapterUse) -> Prepared:
 
     loader.prepare(unit_of(use), (use,), fetching=lambda: None, done=done)
     is_there.wait()
+    loader.holds(unit_of(use), 0)
     (result,) = found
     if isinstance(result, DiptychError):
         raise result

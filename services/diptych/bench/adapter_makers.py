@@ -88,15 +88,15 @@ def make(made: Made, base: BaseWeights) -> Adapter:
 
 
 def _update(made: Made, weight: Tensor, generator: torch.Generator, *, number: int) -> LowRank:
-    weight = weight.detach().float().cpu()
+    weight = weight.detach()
     alpha = made.rank if made.alpha is None else made.alpha
     if made.unlike_alphas:
         alpha = 1 + number % made.rank
     fan_in = weight[0].numel()
-    size = made.strength * float(weight.std()) * made.rank**0.5 / alpha
+    size = made.strength * float(weight.float().std()) * made.rank**0.5 / alpha
     magnitude = None
     if made.norms is not None:
-        magnitude = _magnitude(weight, generator, per_input=made.norms == "inputs")
+        magnitude = _magnitude(weight.float().cpu(), generator, per_input=made.norms == "inputs")
     return LowRank(
         down=torch.randn(made.rank, *weight.shape[1:], generator=generator) / fan_in**0.5,
         up=torch.randn(len(weight), made.rank, generator=generator) * size * fan_in**0.5,

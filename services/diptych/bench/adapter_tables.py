@@ -165,4 +165,6 @@ def device_table(found: AdapterDevice) -> Table:
             "",
             "0" if limit_s is None else f"<= {limit_s * 1e3:g}",
         )
+    recorded = judged(str(found.num_recorded), good=found.num_recorded == 0)
+    table.add_row("graphs recorded meanwhile", "", recorded, "", "0")
     return table

@@ -23,7 +23,7 @@ from diptych.models.unet import Unet
 from diptych.models.vocabulary import Vocabulary, load_vocabulary
 from diptych.nano.pair import expert_path
 
-__all__ = ["UNET_CONFIGS", "fill_randomly", "random_sdxl"]
+__all__ = ["SCHEDULE", "UNET_CONFIGS", "fill_randomly", "random_sdxl"]
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
@@ -87,7 +87,7 @@ _CLIP_BIG_G: Mapping[str, Any] = {
     "num_attention_heads": 20,
     "projection_dim": 1280,
 }
-_SCHEDULE: Mapping[str, object] = {
+SCHEDULE: Mapping[str, object] = {
     "_class_name": "EulerDiscreteScheduler",
     "beta_schedule": "scaled_linear",
     "beta_start": 0.00085,
@@ -114,7 +114,7 @@ def random_sdxl(*, device: torch.device, dtype: torch.dtype) -> Experts:
         made(lambda: CLIPTextModelWithProjection(_clip(_CLIP_BIG_G, vocabulary))), vocabulary
     )
     vae = Autoencoder(made(lambda: AutoencoderKL.from_config(_VAE_CONFIG)), fingerprint="random")
-    schedule = NoiseSchedule.from_config(_SCHEDULE, source="random")
+    schedule = NoiseSchedule.from_config(SCHEDULE, source="random")
 
     def expert(name: str, encoders: list[TextEncoder], *, zeros_for_none: bool) -> Expert:
         unet = made(lambda: UNet2DConditionModel.from_config(UNET_CONFIGS[name]))

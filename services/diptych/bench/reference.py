@@ -28,8 +28,11 @@ from diffusers import (
 )
 from numpy.typing import NDArray
 from PIL import Image
+from transformers import CLIPTokenizer
 
 from diptych.bench.recipes import Recipe
+from diptych.models.experts import Expert, Experts
+from diptych.nano.pair import expert_path
 
 __all__ = ["SCHEDULERS", "Painted", "Reference", "generators"]
 
@@ -93,6 +96,25 @@ class Reference:
             pipeline.set_progress_bar_config(disable=True)
         return cls(base=first, refiner=second, schedule=first.scheduler.config)
 
+    @classmethod
+    def of(cls, experts: Experts, schedule: Mapping[str, object]) -> Self:
+        """Give both pipelines the networks of ``experts`` themselves, and nano's vocabulary.
+
+        Args:
+            experts: SDXL's base and refiner.
+            schedule: A diffusers scheduler config.
+        """
+        assert experts.base is not None
+        assert experts.refiner is not None
+        first = StableDiffusionXLPipeline(**_parts(experts.base, schedule))
+        second = StableDiffusionXLImg2ImgPipeline(
+            **_parts(experts.refiner, schedule),
+            requires_aesthetics_score=experts.refiner.family.requires_aesthetics_score,
+        )
+        for pipeline in (first, second):
+            pipeline.set_progress_bar_config(disable=True)
+        return cls(base=first, refiner=second, schedule=first.scheduler.config)
+
     def on(self, schedule: Mapping[str, object]) -> "Reference":
         """Return the same networks on another schedule, a diffusers scheduler config."""
         return replace(self, schedule=schedule)
@@ -145,6 +167,23 @@ class Reference:
         pictures = self.refiner.image_processor.postprocess(images, output_type="pil")
         pixels = np.stack([np.asarray(picture) for picture in pictures])
         return Painted(latents=_array(latents), pixels=pixels)
+
+
+def _parts(expert: Expert, schedule: Mapping[str, object]) -> dict[str, Any]:
+    """Return the arguments that both pipelines take; an encoder that an expert lacks is None."""
+    tokenizer = CLIPTokenizer.from_pretrained(str(expert_path("base") / "tokenizer"))
+    encoders = {encoder.name: encoder.module for encoder in expert.text.encoders}
+    return {
+        "unet": expert.unet.module,
+        "vae": expert.vae.module,
+        "text_encoder": encoders.get("text_encoder"),
+        "text_encoder_2": encoders["text_encoder_2"],
+        "tokenizer": tokenizer if "text_encoder" in encoders else None,
+        "tokenizer_2": tokenizer,
+        "scheduler": EulerDiscreteScheduler.from_config(schedule),
+        "force_zeros_for_empty_prompt": expert.text.zeros_for_none,
+        "add_watermarker": False,
+    }
 
 
 def _stage(recipe: Recipe, *, refiner: bool) -> dict[str, Any]:

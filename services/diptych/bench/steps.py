@@ -7,6 +7,7 @@ measured is the device. Random weights cost as much as real ones.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -14,7 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from diptych.bench.direct import Direct, image_request, refine_request
 from diptych.bench.random_weights import random_sdxl
 from diptych.bench.recipes import SEED_RECIPE, Recipe
+from diptych.bench.reference import Reference
 from diptych.errors import FieldViolation, InvalidRequest
+from diptych.inference.conditions import RequestConditions
 from diptych.inference.trajectory import Expert, ImageRequest
 from diptych.models.experts import Experts, load_experts
 from diptych.nano.pair import expert_path
@@ -68,11 +71,18 @@ class Painting:
     name: str
     num_images: int
     seconds: float
+    theirs_s: float | None = None
+    """diffusers, for one such picture; None if it was not asked."""
 
     @property
     def images_per_s(self) -> float:
         """Return the throughput."""
         return self.num_images / self.seconds
+
+    @property
+    def ratio(self) -> float | None:
+        """Return the throughput over that of diffusers, which paints one after another."""
+        return None if self.theirs_s is None else self.images_per_s * self.theirs_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,41 +125,62 @@ def load_architecture(name: str, *, random_weights: bool, device: str) -> Expert
     return load_experts(*folders, device=device, dtype=dtype, cache_dir=cache)
 
 
-def measure_steps(experts: Experts, config: StepsConfig) -> StepsReport:
+def measure_steps(
+    experts: Experts, config: StepsConfig, reference: Reference | None = None
+) -> StepsReport:
     """Measure both experts at every batch size, then whole pictures.
 
     The pictures are 20 steps of the base alone and 32 of the base with 8 of the refiner, in the
     largest batch, and a single image of 30 base steps.
+
+    Args:
+        experts: No one else's.
+        config: What to measure.
+        reference: diffusers over the same networks, to be measured first; None leaves it out.
     """
     assert experts.base is not None
     unet = experts.base.unet
     size = ARCHITECTURES[config.architecture]
     recipe = replace(SEED_RECIPE, width=size, height=size, solver="euler", num_images=1)
+    most, alone = max(config.batches), replace(recipe, boundary=None)
+    recipes = {
+        "20 base steps": (replace(alone, num_steps=20), most),
+        "32 + 8 steps": (replace(recipe, num_steps=40, boundary=0.8), most),
+        "one image, 30 base steps": (replace(alone, num_steps=30), 1),
+    }
+    theirs_s = {
+        name: None
+        if reference is None
+        else _best_seconds(partial(reference.pictures, own), unet.device, config.repeats)
+        for name, (own, _) in recipes.items()
+    }
     direct = Direct.of(experts)
     ceiling = matmul_ceiling(unet.device, unet.dtype)
     curves = []
     for expert in (Expert.BASE, Expert.REFINER):
-        flops = _step_flops(direct, expert, recipe)
+        flops = _step_flops(direct, experts, expert, recipe)
         for count in config.batches:
             step_s = _step_seconds(direct, expert, recipe, count, config)
             share = flops * count / step_s / ceiling
             curves.append(
                 Curve(expert=expert.value, num_images=count, step_s=step_s, ceiling_share=share)
             )
-    most = max(config.batches)
-    alone = replace(recipe, boundary=None)
-    paintings = (
-        _paint(direct, "20 base steps", replace(alone, num_steps=20), most, config),
-        _paint(direct, "32 + 8 steps", replace(recipe, num_steps=40, boundary=0.8), most, config),
-        _paint(direct, "one image, 30 base steps", replace(alone, num_steps=30), 1, config),
-    )
+    paintings = [
+        Painting(
+            name=name,
+            num_images=count,
+            seconds=_paint_seconds(direct, own, count, config),
+            theirs_s=theirs_s[name],
+        )
+        for name, (own, count) in recipes.items()
+    ]
     return StepsReport(
         architecture=config.architecture,
         device=device_name(unet.device),
         dtype=str(unet.dtype).removeprefix("torch."),
         ceiling_flops=ceiling,
         curves=tuple(curves),
-        paintings=paintings,
+        paintings=tuple(paintings),
     )
 
 
@@ -171,12 +202,20 @@ def _requests(expert: Expert, recipe: Recipe, count: int) -> list[ImageRequest]:
     return [refine_request(replace(recipe, seed=seed)) for seed in range(count)]
 
 
-def _step_flops(direct: Direct, expert: Expert, recipe: Recipe) -> float:
-    """Return the floating point operations of one image's guided step (2 per multiply-add)."""
-    direct.place(_requests(expert, recipe, 1))
-    with FlopCounterMode(display=False) as counter:
-        direct.executor.run(expert, direct.rows(1, 0))
-    direct.executor.release(0)
+def _step_flops(direct: Direct, experts: Experts, expert: Expert, recipe: Recipe) -> float:
+    """Return the floating point operations of one image's guided step (2 per multiply-add).
+
+    The UNet is called without the executor, as operations of a recorded graph cannot be counted.
+    """
+    (found,) = direct.executor.encode(_requests(expert, recipe, 1))
+    assert isinstance(found, RequestConditions)
+    told = found.by_expert[expert]
+    (unet,) = (one.unet for one in experts.hosted if one.name == expert.value)
+    edges = (recipe.height // 8, recipe.width // 8)
+    x = torch.zeros(2, unet.module.config.in_channels, *edges, device=unet.device)
+    timestep = torch.full((2,), 500.0, device=unet.device)
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        unet.predict(x, timestep, hidden=told.hidden, pooled=told.pooled, time_ids=told.time_ids)
     return float(counter.get_total_flops())
 
 
@@ -199,8 +238,8 @@ def _step_seconds(
     return counted[len(counted) // 2]
 
 
-def _paint(direct: Direct, name: str, recipe: Recipe, count: int, config: StepsConfig) -> Painting:
-    """Paint ``count`` pictures together and return the best of the repeats."""
+def _paint_seconds(direct: Direct, recipe: Recipe, count: int, config: StepsConfig) -> float:
+    """Paint ``count`` pictures together and return the best seconds of the repeats."""
     requests = [image_request(replace(recipe, seed=seed)) for seed in range(count)]
 
     def work() -> None:
@@ -208,8 +247,7 @@ def _paint(direct: Direct, name: str, recipe: Recipe, count: int, config: StepsC
         for start in range(0, count, _DECODED_TOGETHER):
             direct.vae.decode(latents[start : start + _DECODED_TOGETHER])
 
-    seconds = _best_seconds(work, direct.vae.device, config.repeats)
-    return Painting(name=name, num_images=count, seconds=seconds)
+    return _best_seconds(work, direct.vae.device, config.repeats)
 
 
 def _best_seconds(work: Callable[[], object], device: torch.device, repeats: int) -> float:

@@ -45,7 +45,10 @@ def as_json(measured: Measured) -> dict[str, Any]:
             "overhead": measured.overhead,
         }
     elif isinstance(measured, StepsReport):
-        derived = {"images_per_s": {p.name: p.images_per_s for p in measured.paintings}}
+        derived = {
+            "images_per_s": {p.name: p.images_per_s for p in measured.paintings},
+            "over_diffusers": {p.name: p.ratio for p in measured.paintings},
+        }
     elif isinstance(measured, Memory):
         derived = {"growth": measured.growth}
     elif isinstance(measured, MergeReport):
@@ -93,6 +96,7 @@ def steps_table(found: StepsReport) -> Table:
         "images",
         "seconds",
         "images/s",
+        "diffusers, images/s",
         f"of {found.ceiling_flops / 1e12:.2f} TFLOP/s",
     )
     for curve in found.curves:
@@ -101,6 +105,7 @@ def steps_table(found: StepsReport) -> Table:
             str(curve.num_images),
             f"{curve.step_s:.4f}",
             f"{curve.num_images / curve.step_s:.1f}",
+            "",
             f"{curve.ceiling_share:.1%}",
         )
     for painting in found.paintings:
@@ -109,7 +114,8 @@ def steps_table(found: StepsReport) -> Table:
             str(painting.num_images),
             f"{painting.seconds:.3f}",
             f"{painting.images_per_s:.3f}",
-            "",
+            "" if painting.theirs_s is None else f"{1 / painting.theirs_s:.3f}",
+            "" if painting.ratio is None else f"{painting.ratio:.2f}x",
         )
     return table
 

@@ -55,6 +55,8 @@ def bench_inference(
         if architecture is None:
             _measure_serving(report, requests, repeats, json_path)
             return
+        from diptych.bench.random_weights import SCHEDULE
+        from diptych.bench.reference import Reference
         from diptych.bench.steps import StepsConfig, load_architecture, measure_steps
         from diptych.bench.tables import as_json, steps_table
 
@@ -64,7 +66,7 @@ def bench_inference(
         )
         experts = load_architecture(architecture, random_weights=random_weights, device=chosen)
         with report.waiting(f"measuring {architecture} on {chosen}"):
-            found = measure_steps(experts, config)
+            found = measure_steps(experts, config, Reference.of(experts, SCHEDULE))
         show(report, steps_table(found), as_json(found), json_path)
 
 

@@ -132,6 +132,7 @@ def embedded_settings(*, base: str | None, refiner: str | None) -> Settings:
         "health_port": None,
         "metrics_port": None,
         "auth_tokens_file": None,
+        "trusted_peers": (),
         "adapter_import_prefixes": ("s3://",),
     }
     return load_settings(arguments={"inference": own | model_sources(base, refiner)})

@@ -28,8 +28,9 @@ class Residency:
     tier: str
     """The nearest that has it: device, host, disk or store."""
     pinned: bool
+    """Whether this caller's tenant keeps it on the device."""
     num_requests: int
-    """Images that run with it now."""
+    """Requests of this caller's tenant that run with it now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ from typing import Any, Final
 import grpc
 
 from diptych.errors import DiptychError
+from diptych.rpc.auth import TENANT_KEY
 from diptych.rpc.channel import ChannelConfig
 from diptych.rpc.interceptors import REQUEST_ID_KEY
 from diptych.rpc.status import from_rpc_error
@@ -23,6 +24,9 @@ class ClientConfig:
     channel: ChannelConfig
     token: str | None = None
     """Bearer token, sent with every call; send it over plaintext on loopback only."""
+    tenant: str | None = None
+    """Whom calls are for, where the server trusts the token's owner to say so; None is the owner.
+    Only a server that hands its callers' work over to another one needs it."""
     timeout_s: float = 600.0
     """Deadline of a call that names none; ``math.inf`` waits for as long as it takes."""
 
@@ -32,6 +36,8 @@ def call_options(config: ClientConfig, request_id: str, timeout_s: float | None)
     metadata = [(REQUEST_ID_KEY, request_id)]
     if config.token is not None:
         metadata.append(("authorization", f"Bearer {config.token}"))
+    if config.tenant is not None:
+        metadata.append((TENANT_KEY, config.tenant))
     deadline_s = config.timeout_s if timeout_s is None else timeout_s
     return {"metadata": tuple(metadata), "timeout": min(deadline_s, MAX_TIMEOUT_S)}
 

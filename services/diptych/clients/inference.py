@@ -155,11 +155,20 @@ class InferenceClient:
 class AsyncInferenceClient:
     """An asyncio client of the loop it was made in. Close it, or use it in an ``async with``."""
 
-    def __init__(self, config: ClientConfig) -> None:
-        """Prepare to call as ``config`` says; the first call connects."""
+    def __init__(self, config: ClientConfig, channel: grpc.aio.Channel | None = None) -> None:
+        """Prepare to call as ``config`` says, over ``channel`` where another client has one."""
         self._config = config
-        self._channel = open_async_channel(config.channel)
+        self._channel = channel or open_async_channel(config.channel)
         self._stub: Any = pb_grpc.InferenceServiceStub(self._channel)
+
+    def acting_for(self, tenant: str) -> "AsyncInferenceClient":
+        """Return this client as it calls for ``tenant``, over the same connection.
+
+        A server that does not trust the owner of the token with that refuses its calls with
+        ``TenantRefused``.
+        """
+        config = dataclasses.replace(self._config, tenant=tenant)
+        return AsyncInferenceClient(config, self._channel)
 
     async def generate(
         self, call: GenerateCall, *, timeout_s: float | None = None

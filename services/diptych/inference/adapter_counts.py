@@ -14,22 +14,31 @@ ORDINARY_RANK: Final = 16
 
 
 def adapter_counts(stats: AdapterStats, tiers: Mapping[str, TierStats]) -> AdapterCounts:
-    """Return the counts of all tiers; ``tiers`` are ``host`` and ``disk``.
+    """Return the counts of all tiers; ``tiers`` are those behind the device.
 
-    Hits and misses are counted on the device and on disk: what is in host memory was asked for
-    by requests that wait.
+    Those are ``host``, and ``disk`` where one lies in front of a bucket. A tier is asked for what
+    the one before it does not have.
     """
-    pool, disk = stats.pool, tiers.get("disk", TierStats())
+    pool = stats.pool
+    device = TierStats(
+        num_hits=pool.num_hits,
+        num_misses=pool.num_misses,
+        num_evictions=pool.num_evictions,
+        num_held=len(set(pool.resident)),
+        size_bytes=pool.size_bytes,
+    )
+    all_tiers = {"device": device, **tiers}
     return AdapterCounts(
-        resident={"device": len(pool.resident), "host": len(pool.in_host)},
-        size_bytes={name: tier.size_bytes for name, tier in tiers.items()},
-        hits={"device": pool.num_hits, "disk": disk.num_hits},
-        misses={"device": pool.num_misses, "disk": disk.num_misses},
-        evictions={"device": pool.num_evictions, "disk": disk.num_evictions},
+        resident={name: tier.num_held for name, tier in all_tiers.items()},
+        size_bytes={name: tier.size_bytes for name, tier in all_tiers.items()},
+        hits={name: tier.num_hits for name, tier in all_tiers.items()},
+        misses={name: tier.num_misses for name, tier in all_tiers.items()},
+        evictions={name: tier.num_evictions for name, tier in all_tiers.items()},
         num_lines=pool.num_lines,
         lines_used=pool.lines_used,
         num_waiting=stats.num_waiting,
-        max_adapters=pool.num_lines // ORDINARY_RANK,
+        num_active=len({digest for _, digest in pool.users}),
+        max_adapters=max(1, pool.num_lines // ORDINARY_RANK),
         running=stats.running,
         waiting=stats.waiting,
     )

@@ -29,7 +29,6 @@ from diptych.inference.adapters_wire import (
     merge_result,
     named_reference,
 )
-from diptych.inference.adapting import Pinned
 from diptych.inference.engine import EngineStats
 from diptych.inference.limits import Limits
 from diptych.inference.orders import (
@@ -43,6 +42,7 @@ from diptych.inference.orders import (
     Shown,
     Upload,
 )
+from diptych.inference.pins import Pinned, PinTicket
 from diptych.inference.trajectory import AdapterUse
 from diptych.rpc.interceptors import current_caller
 from diptych.v1 import adapters_pb2 as pb
@@ -61,11 +61,11 @@ Result = TypeVar("Result")
 class Pins(Protocol):
     """The engine, as far as this service needs it."""
 
-    def load_adapter(self, use: AdapterUse, done: Pinned) -> None:
-        """Bring an adapter to the device and keep it there."""
+    def load_adapter(self, use: AdapterUse, done: Pinned) -> PinTicket:
+        """Bring an adapter to the device and keep it there, for its tenant."""
 
     def unload_adapter(self, use: AdapterUse, *, evict: bool, done: Pinned) -> None:
-        """Let a kept adapter go."""
+        """Let a tenant's kept adapter go."""
 
     def stats(self) -> EngineStats:
         """Count what it does."""
@@ -151,14 +151,21 @@ class AdapterService(adapters_pb2_grpc.AdapterServiceServicer):
     async def LoadAdapter(
         self, request: pb.LoadAdapterRequest, context: Context
     ) -> pb.LoadAdapterResponse:
-        """Bring an adapter to the device and keep it."""
+        """Bring an adapter to the device and keep it; a call that is given up leaves no pin."""
         reference = checked_reference(request.adapter)
         use = await self._run(
             self._opened().check, reference, tenant=_tenant(), force=request.force
         )
-        engine = self._engine()
-        await _told(lambda done: engine.load_adapter(use, done))
-        return pb.LoadAdapterResponse(adapter=self._info(await self._get(reference)))
+        told, done = _answer()
+        ticket = self._engine().load_adapter(use, done)
+        try:
+            await told
+            loaded = self._info(await self._get(reference))
+        except BaseException:
+            ticket.give_up()
+            raise
+        ticket.keep()
+        return pb.LoadAdapterResponse(adapter=loaded)
 
     @override
     async def UnloadAdapter(
@@ -167,8 +174,9 @@ class AdapterService(adapters_pb2_grpc.AdapterServiceServicer):
         """Let go of an adapter."""
         reference = checked_reference(request.adapter)
         use = await self._run(self._opened().check, reference, tenant=_tenant(), force=True)
-        engine = self._engine()
-        await _told(lambda done: engine.unload_adapter(use, evict=request.evict, done=done))
+        told, done = _answer()
+        self._engine().unload_adapter(use, evict=request.evict, done=done)
+        await told
         return pb.UnloadAdapterResponse(adapter=self._info(await self._get(reference)))
 
     @override
@@ -303,26 +311,23 @@ class AdapterService(adapters_pb2_grpc.AdapterServiceServicer):
         return adapter_info(shown, self._residency(shown))
 
     def _residency(self, shown: Shown) -> pb.AdapterResidency:
-        """Return where an adapter is, as the engine last said."""
-        pool, digest = self._engine().stats().adapters.pool, str(shown.card.digest)
+        """Return where an adapter is, as the engine last said, and what the tenant does with it."""
+        stats, digest = self._engine().stats().adapters, str(shown.card.digest)
+        pool = stats.pool
         tier = "disk" if shown.is_here else "store"
-        if digest in pool.in_host:
+        if digest in stats.in_host:
             tier = "host"
         if digest in pool.resident:
             tier = "device"
         return pb.AdapterResidency(
             tier=tier,
-            pinned=digest in pool.pinned,
-            num_requests=dict(pool.users).get(digest, 0),
+            pinned=(_tenant(), digest) in pool.pins,
+            num_requests=pool.users.get((_tenant(), digest), 0),
         )
 
 
-async def _told(start: Callable[[Pinned], None]) -> None:
-    """Start something that calls back from another thread, and wait for what it says.
-
-    Raises:
-        DiptychError: It said so.
-    """
+def _answer() -> "tuple[asyncio.Future[None], Pinned]":
+    """Return a future of this loop, and what settles it from any thread with an error or None."""
     loop = asyncio.get_running_loop()
     told: asyncio.Future[None] = loop.create_future()
 
@@ -338,8 +343,7 @@ async def _told(start: Callable[[Pinned], None]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is gone only after its calls
             loop.call_soon_threadsafe(settle, error)
 
-    start(done)
-    await told
+    return told, done
 
 
 def _unless_left(left: threading.Event) -> GoOn:

@@ -1,14 +1,15 @@
 """The adapters on one device: banks beside the experts' networks, and who uses which lines."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
 
+import torch
 from torch import Tensor
 
-from diptych.adapters.adapter import Adapter
+from diptych.adapters.adapter import Adapter, LearnedToken
 from diptych.adapters.bank import Bank, Packed
 from diptych.adapters.binding import ScaledAdapter, bind, updates_of
 from diptych.adapters.injection import inject
@@ -57,7 +58,10 @@ class AttachedAdapters:
         self._text_banks: dict[TextEncoder, Bank] = {}
         self._layouts: dict[Expert, BlockLayout] = {}
         self._resident: dict[Unit, _Resident] = {}
+        self._stream: torch.cuda.Stream | None = None
         for expert, loaded in experts.items():
+            if loaded.unet.device.type == "cuda":
+                self._stream = torch.cuda.Stream(loaded.unet.device)  # type: ignore[no-untyped-call]
             # Line 0 of a bank is never written.
             self._banks[expert, "unet"] = inject(loaded.unet.module, num_lines=num_lines + 1)
             self._layouts[expert] = BlockLayout.from_names(self.bank(expert).layers)
@@ -77,6 +81,7 @@ class AttachedAdapters:
 
         Raises:
             AdapterMismatch: One has a layer that an expert it is for has not, or of another shape.
+            AdapterInvalid: Their updates are not finite in a network's dtype.
             InvalidRequest: Their ranks or norms cannot be combined.
         """
         packed: dict[Network, Packed] = {}
@@ -85,18 +90,20 @@ class AttachedAdapters:
                 self._scaled(use, adapter, (expert, part))
                 for use, adapter in zip(uses, adapters, strict=True)
             ]
-            branches = bind(scaled, partial(_weight_of, bank))
+            with self._beside_ticks():
+                branches = bind(scaled, partial(_weight_of, bank))
             if branches:
                 packed[expert, part] = bank.pack(
-                    {_own(bank, module): branch for module, branch in branches.items()}
+                    {_own(bank, module): branch for module, branch in branches.items()},
+                    source=", ".join(use.name for use in uses),
                 )
-        kept = tuple(
-            Adapter(tokens=adapter.tokens, made_for=adapter.made_for) for adapter in adapters
-        )
+        kept = tuple(map(_without_targets, adapters))
+        token_bytes = sum(map(_token_bytes, kept))
         return Prepared(
             num_lines=max((own.num_lines for own in packed.values()), default=0),
-            size_bytes=sum(own.size_bytes for own in packed.values()),
+            size_bytes=token_bytes + sum(own.size_bytes for own in packed.values()),
             value=_Bound(packed=MappingProxyType(packed), adapters=kept),
+            token_bytes=token_bytes,
         )
 
     def attach(self, unit: Unit, prepared: Prepared) -> None:
@@ -150,6 +157,10 @@ class AttachedAdapters:
             assert isinstance(weights, dict)
             rows.append(weights.get(encoder.name, ()))
         return bank.using(bank.select(rows))
+
+    def _beside_ticks(self) -> AbstractContextManager[object]:
+        """Return a context whose work on a device does not wait for ticks; weights never change."""
+        return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
 
     def _scaled(self, use: AdapterUse, adapter: Adapter, network: Network) -> ScaledAdapter:
         """Return an adapter's part for one network at the scale that its copy holds."""
@@ -207,6 +218,22 @@ class AttachedAdapters:
     def _free(self, lines: Mapping[Network, Lines]) -> None:
         for network, own in lines.items():
             self._banks[network].free(own)
+
+
+def _without_targets(adapter: Adapter) -> Adapter:
+    """Return what of an adapter is needed beside its lines, in memory of its own."""
+    tokens = {
+        text: LearnedToken(
+            vectors={part: vectors.clone() for part, vectors in token.vectors.items()}
+        )
+        for text, token in adapter.tokens.items()
+    }
+    return Adapter(tokens=MappingProxyType(tokens), made_for=adapter.made_for)
+
+
+def _token_bytes(adapter: Adapter) -> int:
+    vectors = [own for token in adapter.tokens.values() for own in token.vectors.values()]
+    return sum(own.numel() * own.element_size() for own in vectors)
 
 
 def _inject_text(encoder: TextEncoder, num_lines: int) -> Bank:

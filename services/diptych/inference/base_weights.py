@@ -12,6 +12,7 @@ from typing import Final
 from torch import Tensor, nn
 
 from diptych.adapters.adapter import Adapter, LowRank, Target
+from diptych.adapters.binding import plain_shape
 from diptych.adapters.naming import Component, Stage
 from diptych.errors import AdapterMismatch, FieldViolation, InvalidRequest
 from diptych.inference.trajectory import Expert
@@ -111,18 +112,13 @@ def _check_weight(
         raise AdapterMismatch(
             adapter=name, field=field, made_for=made_for, used_on="has no such weight"
         )
-    if _plain(low_rank.weight_shape) != _plain(tuple(weight.shape)):
+    if plain_shape(low_rank.weight_shape) != plain_shape(tuple(weight.shape)):
         raise AdapterMismatch(
             adapter=name,
             field=field,
             made_for=f"of shape {list(low_rank.weight_shape)}",
             used_on=f"of shape {list(weight.shape)}",
         )
-
-
-def _plain(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return ``shape`` with a kernel of one pixel left out: such a convolution is linear."""
-    return shape[:2] if shape[2:] == (1, 1) else shape
 
 
 def _layers(network: nn.Module, prefix: str) -> Mapping[str, Tensor]:

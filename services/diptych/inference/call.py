@@ -3,12 +3,15 @@
 import logging
 import math
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from diptych.errors import DiptychError
+from diptych.inference.adapter_units import Unit, units_of
 from diptych.inference.ports import Conditioning
 from diptych.inference.route import Route
 from diptych.inference.trajectory import (
+    AdapterUse,
     Completed,
     Event,
     Expert,
@@ -70,6 +73,8 @@ class Call:
     submitted_at: float
     image_s: float
     """Predicted device seconds of one image."""
+    units: Mapping[Unit, tuple[AdapterUse, ...]] = field(init=False)
+    """What of its adapters must be on the device while its images run."""
     images: list[Image] = field(default_factory=list)
     conditioning: Conditioning | None = None
     """The executor's embeddings once the prompts are encoded."""
@@ -85,6 +90,9 @@ class Call:
     _previewed: dict[int, float] = field(default_factory=dict)
     """Last step of each image that its listener saw; infinite once the picture is there."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self.units = units_of(self.request)
 
     @property
     def request_id(self) -> str:

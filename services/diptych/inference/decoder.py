@@ -167,7 +167,7 @@ def _write(job: _Job, row: NDArray[np.generic] | None) -> None:
     """Give the caller one image in the format it asked for."""
     request = job.request
     if row is None:
-        job.done(EngineFault("latents are not finite"))
+        job.done(EngineFault(f"latents are not finite{_adapters(request)}"))
     elif job.preview:
         _write_picture(job, row, OutputFormat.JPEG, quality=_PREVIEW_QUALITY)
     elif request.output is OutputFormat.LATENTS:
@@ -175,6 +175,12 @@ def _write(job: _Job, row: NDArray[np.generic] | None) -> None:
         job.done(Picture(width=request.width, height=request.height, latents=latents))
     else:
         _write_picture(job, row, request.output, quality=request.quality)
+
+
+def _adapters(request: ImageRequest) -> str:
+    """Return what names a request's adapters, which are the likeliest to be at fault."""
+    named = ", ".join(f"{use.name}@{use.scale:g}" for use in request.adapters)
+    return f", painted with {named}" if named else ""
 
 
 def _write_picture(

@@ -15,12 +15,13 @@ from functools import partial
 
 from diptych.errors import DeadlinePassed, DiptychError, Draining, EngineFault, RequestCancelled
 from diptych.inference.adapter_pool import AdapterPool
-from diptych.inference.adapting import AdapterStats, Adapting, Pinned
+from diptych.inference.adapting import AdapterStats, Adapting
 from diptych.inference.admission import CostModel
 from diptych.inference.book import Book
 from diptych.inference.call import Call, Image
 from diptych.inference.delivery import Delivery
 from diptych.inference.isolation import Isolation
+from diptych.inference.pins import Pinned, PinTicket
 from diptych.inference.ports import AdapterLoader, Decoder, Executor, Observer
 from diptych.inference.scheduler import Group, Scheduler, Tick
 from diptych.inference.starting import Starting
@@ -97,23 +98,23 @@ class Engine:
             clock=clock,
             done=lambda call, error: self._inbox.put(partial(self._after_decode, call, error)),
         )
+        self._images: dict[int, Image] = {}
         self._adapting = Adapting(
             executor=executor,
             loader=loader,
             pool=AdapterPool(num_lines=config.adapter_lines, slice_s=config.adapter_slice_s),
             post=self._inbox.put,
             fail=self._close,
+            queue=lambda: (image for image in self._images.values() if image.waiting),
             clock=clock,
         )
         self._starting = Starting(
             executor=executor, observer=observer, clock=clock, fail=self._close
         )
         self._waiting = Waiting()
-        self._images: dict[int, Image] = {}
         self._running: dict[int, Image] = {}
         self._free_slots = list(range(config.num_slots))
-        self._num_decoding = 0
-        self._num_ticks = 0
+        self._num_decoding = self._num_ticks = 0
         self._drain_at: float | None = None
         self._halted = False
         self._ready = threading.Event()
@@ -155,15 +156,15 @@ class Engine:
             cancel=lambda: self._inbox.put(partial(self._close, call, cancelled)),
         )
 
-    def load_adapter(self, use: AdapterUse, done: Pinned) -> None:
+    def load_adapter(self, use: AdapterUse, done: Pinned) -> PinTicket:
         """Bring an adapter to the device and keep it there; raises what ``Book.open`` does."""
         with self._book.open():
-            self._inbox.put(partial(self._adapting.pin, use, done))
+            return self._adapting.load(use, done)
 
     def unload_adapter(self, use: AdapterUse, *, evict: bool, done: Pinned) -> None:
         """Let a kept adapter go when room is needed, with ``evict`` at once; raises likewise."""
         with self._book.open():
-            self._inbox.put(partial(self._adapting.unpin, use, evict=evict, done=done))
+            self._adapting.unload(use, evict=evict, done=done)
 
     def stats(self) -> EngineStats:
         """Return a snapshot; its counts may be one tick apart."""

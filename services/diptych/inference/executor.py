@@ -23,7 +23,8 @@ from diptych.inference.conditions import (
     encode_requests,
     gather_conditions,
 )
-from diptych.inference.forward import Forward, batch_sizes, cuda_graphs
+from diptych.inference.forward import Forward, batch_sizes
+from diptych.inference.graphs import Graphs, Predict
 from diptych.inference.pictures import read_picture
 from diptych.inference.ports import (
     Conditioning,
@@ -70,8 +71,8 @@ class ExecutorConfig:
     """UNet rows of the largest tick."""
     adapter_lines: int = 512
     """Sum of the ranks of the adapters that are on the device at the same time."""
-    compile: bool | None = None
-    """Whether UNets are compiled and their graphs recorded; None is on accelerators only."""
+    record: bool | None = None
+    """Whether graphs of UNets are recorded and replayed; None is on accelerators only."""
 
 
 class DeviceExecutor:
@@ -95,13 +96,14 @@ class DeviceExecutor:
         first = experts.hosted[0]
         self._vae = first.vae
         self._device = first.unet.device
-        compiles = self._device.type != "cpu" if config.compile is None else config.compile
+        records = self._device.type != "cpu" if config.record is None else config.record
+        self._graphs: list[Graphs] = []
         self._adapters = AttachedAdapters(self._experts, num_lines=config.adapter_lines)
         self._forwards = {
             name: Forward(
                 expert.unet,
                 self._adapters.bank(name),
-                compiler=cuda_graphs if compiles else None,
+                recorder=self._record if records else None,
                 sizes=batch_sizes(config.max_rows),
             )
             for name, expert in self._experts.items()
@@ -114,8 +116,13 @@ class DeviceExecutor:
         """Check ``request`` and return its route."""
         return make_route(request, self._schedules)
 
+    @property
+    def num_graphs(self) -> int:
+        """Return how many graphs were recorded; after ``warm_up`` it stays as it is."""
+        return sum(map(len, self._graphs))
+
     def warm_up(self) -> Sequence[Measurement]:
-        """Run each expert's UNet at its family's size, compiling it on an accelerator."""
+        """Run each expert's UNet at its family's size, recording it on an accelerator."""
         return [sample for expert in self._experts for sample in self._warm_expert(expert)]
 
     def encode(self, requests: Sequence[ImageRequest]) -> Sequence[Conditioning | DiptychError]:
@@ -185,6 +192,13 @@ class DeviceExecutor:
     def release(self, slot: int) -> None:
         """Empty ``slot``; an empty one is ignored."""
         self._slots.pop(slot, None)
+
+    def _record(self, predict: Predict) -> Predict:
+        """Return ``predict`` recorded; all graphs share their memory, as one runs at a time."""
+        if not self._graphs:
+            self._pool = torch.cuda.graph_pool_handle()
+        self._graphs.append(Graphs(predict, self._pool))
+        return self._graphs[-1]
 
     def _warm_expert(self, expert: Expert) -> list[Measurement]:
         """Warm one UNet up; the largest batch comes first."""

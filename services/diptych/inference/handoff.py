@@ -3,7 +3,8 @@
 The picture is the one that a single server would paint: the peer gets the latents at the
 boundary, each image's seed, and how many noises its solver has drawn, so it goes on in the same
 random stream. Adapters of the refiner are named to the peer by their digests, so both servers
-need one store of adapters. The solver begins anew at the boundary, as it does on one server with
+need one store of adapters, and as adapters of the caller's tenant, which the peer has to trust
+this server to name. The solver begins anew at the boundary, as it does on one server with
 history ``restart``; ``carry`` would need the solver's memory too and is refused before it comes
 here.
 """
@@ -20,11 +21,13 @@ from diptych.clients import calls, events
 from diptych.errors import (
     DiptychError,
     PeerUnavailable,
+    PermissionDenied,
     Unauthenticated,
     Unavailable,
 )
 from diptych.inference.hosted import HostedExpert
 from diptych.inference.trajectory import (
+    AdapterUse,
     Completed,
     Event,
     Expert,
@@ -55,6 +58,9 @@ class RefinerClient(Protocol):
         self, call: calls.RefineCall, *, timeout_s: float | None = None
     ) -> AsyncIterator[events.Event]:
         """Yield what happens to ``call`` at the peer."""
+
+    def acting_for(self, tenant: str) -> "RefinerClient":
+        """Return the client as it calls for ``tenant``."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -113,14 +119,16 @@ class Handoff:
         self, request: ImageRequest, images: Sequence[ImageReady], half: _Half
     ) -> AsyncGenerator[Event]:
         """Yield the events of the refiner's part of some images."""
-        call = self._call(request, images)
+        call, client = self._call(request, images), self._client
+        if (tenant := _tenant(request)) is not None:
+            client = client.acting_for(tenant)
         timeout_s = None if request.deadline is None else request.deadline - self._clock()
         try:
-            async for event in self._client.refine(call, timeout_s=timeout_s):
+            async for event in client.refine(call, timeout_s=timeout_s):
                 answer = _relayed(event, images[0].image_index, half.num_steps)
                 if answer is not None:
                     yield answer
-        except (Unavailable, Unauthenticated) as error:
+        except (Unavailable, Unauthenticated, PermissionDenied) as error:
             raise self._unavailable(error) from error
 
     def _unavailable(self, error: DiptychError) -> PeerUnavailable:
@@ -143,8 +151,7 @@ class Handoff:
                 calls.AdapterChoice(
                     adapter=use.digest, scale=use.scale, parts=dict(use.parts), force=use.force
                 )
-                for use in request.adapters
-                if Expert.REFINER in use.experts
+                for use in _refiners(request)
             ],
             source=calls.Latents(
                 values=np.stack(latents),
@@ -168,6 +175,15 @@ class Handoff:
             quality=request.quality,
             preview_every=request.preview_every,
         )
+
+
+def _refiners(request: ImageRequest) -> list[AdapterUse]:
+    return [use for use in request.adapters if Expert.REFINER in use.experts]
+
+
+def _tenant(request: ImageRequest) -> str | None:
+    """Return whose the refiner's adapters are, None where there are none."""
+    return next((use.tenant for use in _refiners(request)), None)
 
 
 def _base_part(request: ImageRequest) -> ImageRequest:

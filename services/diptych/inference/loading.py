@@ -47,7 +47,7 @@ from diptych.models.preview_decoder import PreviewDecoder, load_preview_decoder
 from diptych.nano.pair import model_source
 from diptych.rpc.channel import ChannelConfig
 from diptych.storage.s3 import S3Config
-from diptych.storage.tiers import TierStats
+from diptych.storage.tiers import HeldFiles, TierStats
 
 __all__ = ["load_engine", "load_pair", "open_engine"]
 
@@ -111,12 +111,15 @@ def open_engine(experts: Experts, settings: Settings, observer: Observer) -> Loa
         hosted=hosted,
         catalog=catalog,
         num_slots=own.num_slots,
-        tiers=lambda: {
-            "host": TierStats(size_bytes=loader.stats().size_bytes),
-            "disk": files.stats(),
-        },
+        tiers=lambda: _tiers(loader, files if own.adapters_store else None),
         close=close_prompts,
     )
+
+
+def _tiers(loader: StoreLoader, files: HeldFiles | None) -> dict[str, TierStats]:
+    """Return what the tiers behind the device did; ``files`` lie in front of a bucket."""
+    host = {"host": loader.stats()}
+    return host if files is None else host | {"disk": files.stats()}
 
 
 def load_pair(settings: Settings) -> Experts:

@@ -12,7 +12,7 @@ from diptych.adapters.adapter import Adapter, Stage, Target
 from diptych.adapters.bundle import from_bytes
 from diptych.adapters.merge.merging import Merged, merge
 from diptych.adapters.registry import Registry
-from diptych.adapters.soundness import check_finite
+from diptych.adapters.soundness import check_numbers
 from diptych.errors import AdapterInvalid, AdapterMismatch, FieldViolation, InvalidRequest
 from diptych.inference.base_weights import BaseWeights, weight_of
 from diptych.inference.orders import ZIP, MergeOrder
@@ -46,7 +46,7 @@ def merge_stored(
     """
     merged = _merged(registry, order, weights=weights, progress=progress, zips=zips)
     try:
-        check_finite(merged.adapter, order.name)
+        check_numbers(merged.adapter, order.name)
     except AdapterInvalid as invalid:
         problem = f"with these values and weights there is no merging: {invalid}"
         raise InvalidRequest([FieldViolation(field="sources", description=problem)]) from invalid

@@ -87,6 +87,8 @@ class Prepared:
     size_bytes: int
     """What it takes in host memory."""
     value: object
+    token_bytes: int = 0
+    """What of that stays there while it is on the device: its learned tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,6 +172,27 @@ class AdapterLoader(Protocol):
 
         ``fetching`` hears that their turn has come, ``done`` what came of it.
         """
+
+    def has(self, unit: Unit) -> bool:
+        """Return whether a unit is in host memory, so that preparing it takes no time."""
+
+    def in_host(self) -> frozenset[str]:
+        """Return the digests of adapters that wait for no fetch, being in host memory."""
+
+    def holds(self, unit: Unit, size_bytes: int) -> None:
+        """Note what of a unit that was handed over the engine still has in host memory.
+
+        At first that is all of it, in the end nothing.
+        """
+
+    def is_full(self) -> bool:
+        """Return whether what the engine has takes all the host memory there is for adapters."""
+
+    def keep(self, use: AdapterUse) -> None:
+        """Keep an adapter's file on this machine, so that it is never fetched again."""
+
+    def let_go(self, use: AdapterUse) -> None:
+        """Stop to ``keep`` it; one that is not kept is ignored."""
 
     def stop(self) -> None:
         """Drop what is queued and end the loader's threads."""

@@ -28,7 +28,7 @@ from diptych.inference.orders import Catalog
 from diptych.inference.peer import join_peer
 from diptych.inference.service import SERVICE_NAME, Hosting, InferenceService, Submits
 from diptych.inference.settings import InferenceSettings, Settings
-from diptych.rpc.auth import TokenFile, everyone
+from diptych.rpc.auth import TokenFile, Trust, everyone
 from diptych.rpc.channel import ChannelConfig
 from diptych.rpc.running import Ports, Serve, ServingThread, run_until_signal, unless
 from diptych.rpc.server import Probe, RpcServer, ServerConfig
@@ -54,6 +54,8 @@ WATCH_S: Final = 1.0
 """How often the engine's thread is looked at."""
 HAND_BACK_S: Final = 2.0
 """The engine hands requests back at the end of the grace period; calls get this much longer."""
+HANDED_OVER: Final = frozenset({"Refine"})
+"""RPCs that a trusted peer makes for tenants of its own."""
 
 _log = logging.getLogger(__name__)
 
@@ -87,7 +89,7 @@ class Loaded:
     catalog: Catalog
     num_slots: int
     tiers: Callable[[], Mapping[str, TierStats]] = dict
-    """What the tiers of adapters behind the device hold and did: ``host`` and ``disk``."""
+    """What the tiers of adapters behind the device hold and did: ``host``, maybe ``disk``."""
     close: Callable[[], None] = _nothing
     """Ends what the engine called, once the engine has stopped."""
 
@@ -223,7 +225,8 @@ def _rpc_server(own: InferenceSettings, metrics: InferenceMetrics) -> RpcServer:
     config = ServerConfig(host=own.host, port=own.port, health_port=own.health_port)
     tokens = own.auth_tokens_file
     authenticate = everyone if tokens is None else TokenFile(tokens)
-    return RpcServer(config, authenticate=authenticate, on_call=metrics.on_call)
+    trust = Trust(peers=frozenset(own.trusted_peers), methods=HANDED_OVER)
+    return RpcServer(config, authenticate=authenticate, trust=trust, on_call=metrics.on_call)
 
 
 def _watch_load(metrics: InferenceMetrics, loaded: Loaded) -> None:

@@ -93,7 +93,8 @@ class InferenceSettings(BaseModel):
     adapter_disk_bytes: Count = 20 << 30
     """Bytes of the disk cache in front of ``adapters_store``."""
     adapter_host_bytes: Count = 4 << 30
-    """Bytes of adapters kept in host memory for when they are asked for again."""
+    """Bytes of adapters in host memory: their learned tokens, those that wait for the device, and
+    those kept for when they are asked for again."""
     max_adapters: Annotated[int, Field(ge=0, le=64)] = Limits().max_adapters
     """Adapters of one request; 0 takes none."""
     prompt_cache_bytes: Annotated[int, Field(ge=0)] = 256 << 20
@@ -105,6 +106,9 @@ class InferenceSettings(BaseModel):
     """Bearer token for it."""
     auth_tokens_file: Path | None = None
     """Lines of a tenant and the SHA-256 of its token; None lets every caller in."""
+    trusted_peers: tuple[str, ...] = ()
+    """Tenants in ``auth_tokens_file`` that are servers handing latents over: their ``Refine`` may
+    name the tenant whose adapters it uses, whichever that is."""
     grace_s: Annotated[float, Field(ge=0.0, le=3600.0)] = 30.0
     """After SIGTERM, how long running requests may take to finish."""
 
@@ -118,6 +122,12 @@ class InferenceSettings(BaseModel):
     def _one_refiner(self) -> Self:
         if self.refiner_peer is not None and self.refiner not in {None, "auto"}:
             raise ValueError("refiner and refiner_peer exclude each other")
+        return self
+
+    @model_validator(mode="after")
+    def _peers_have_tokens(self) -> Self:
+        if self.trusted_peers and self.auth_tokens_file is None:
+            raise ValueError("trusted_peers needs auth_tokens_file: nobody else is known")
         return self
 
     def refiner_source(self) -> str | None:

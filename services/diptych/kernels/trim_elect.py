@@ -1,9 +1,7 @@
 """Trim, elect and merge: the inner loop of TIES merging, and how it finds what to trim.
 
-Yadav et al. 2023 (TIES-Merging), Algorithm 1. The magnitude under which values are trimmed is
-selected by counting, digit by digit of the numbers' bits, so nothing is sorted. On a GPU the
-Triton kernels of ``trim_elect_triton`` do the same; what is here is their reference, and runs
-everywhere else.
+Yadav et al. 2023 (TIES-Merging), Algorithm 1. On a GPU the Triton kernel of ``trim_elect_triton``
+elects and averages; what is here is its reference, and runs everywhere else.
 """
 
 from collections.abc import Sequence
@@ -16,21 +14,20 @@ from torch import Tensor
 from torch.nn import functional
 
 __all__ = [
-    "DIGITS",
     "Election",
-    "count_threshold",
     "elect_reference",
     "magnitude_threshold",
-    "pick_bin",
     "trim_elect",
 ]
 
 Election = Literal["total", "frequency"]
 
-DIGITS: Final = ((20, 11), (10, 10), (0, 10))
-"""Shift and width of the digits of a magnitude's 31 bits, the highest first."""
-_CHUNK: Final = 1 << 15
-"""Values per vector that are merged together: what they need stays in a core's cache."""
+_CHUNK: Final = (1 << 15) - 1
+"""Values, of all vectors, that are merged together: what they need stays in a core's cache.
+
+Torch splits what is larger among threads, which then wait for each other at every step: on a
+machine with other work, ten times as long as the step takes.
+"""
 
 
 def magnitude_threshold(values: Tensor, keep: int) -> float:
@@ -42,50 +39,12 @@ def magnitude_threshold(values: Tensor, keep: int) -> float:
     """
     if keep == 0:
         return float("inf")
-    if values.device.type == "cpu":
-        magnitudes = values.detach().reshape(-1).abs().numpy()
-        # Introselect and counting find the same number; a CPU is quicker at the first.
-        return float(np.partition(magnitudes, magnitudes.size - keep)[magnitudes.size - keep])
-    if _runs_triton(values):
-        # An optional backend: platforms without it have no such GPU.
-        from diptych.kernels import trim_elect_triton  # noqa: PLC0415
-
-        return trim_elect_triton.count_threshold(values, keep)
-    return count_threshold(values, keep)
-
-
-def count_threshold(values: Tensor, keep: int) -> float:
-    """Return the ``keep``-th largest magnitude by three counts of 2048, 1024 and 1024 bins.
-
-    The bits of a non-negative float32 order as its value does, so the bin that the ``keep``-th
-    falls into gives its highest digit, and a count inside that bin the next.
-
-    Args:
-        values: [...] float32, finite.
-        keep: From 1 to the number of values.
-    """
-    bits = values.detach().reshape(-1).abs().view(torch.int32)
-    found, left = 0, keep
-    for shift, width in DIGITS:
-        digits = (bits >> shift) & ((1 << width) - 1)
-        counts = torch.bincount(digits, minlength=1 << width)
-        digit, left = pick_bin(counts, left)
-        bits = bits[digits == digit]
-        found |= digit << shift
-    return float(np.int32(found).view(np.float32))
-
-
-def pick_bin(counts: Tensor, keep: int) -> tuple[int, int]:
-    """Return the bin of the ``keep``-th largest, and its place from the top inside that bin.
-
-    Args:
-        counts: [bins] whole numbers, by rising digit.
-        keep: From 1 to their sum.
-    """
-    from_top = counts.flip(0).cumsum(0)
-    place = int(torch.searchsorted(from_top, keep))
-    above = int(from_top[place - 1]) if place else 0
-    return len(counts) - 1 - place, keep - above
+    magnitudes = values.detach().reshape(-1).abs()
+    if magnitudes.device.type == "cpu":
+        found = np.partition(magnitudes.numpy(), magnitudes.numel() - keep)
+        return float(found[magnitudes.numel() - keep])
+    # Radix sort; selecting, or counting digit by digit, takes a GPU longer.
+    return float(magnitudes.sort(descending=True).values[keep - 1])
 
 
 def trim_elect(
@@ -129,8 +88,9 @@ def elect_reference(
     merged = torch.empty_like(vectors[0])
     weighs = bool((votes != 1).any())
     floors = [np.nextafter(np.float32(threshold), np.float32(0)) for threshold in thresholds.cpu()]
-    for begin in range(0, len(merged), _CHUNK):
-        piece = vectors[:, begin : begin + _CHUNK]
+    length = max(1, _CHUNK // len(vectors))
+    for begin in range(0, len(merged), length):
+        piece = vectors[:, begin : begin + length]
         trimmed = _above(piece, floors) if any(floors) else piece
         voted = trimmed * votes[:, None] if weighs else trimmed
         ballots = voted.sign() * votes[:, None].abs() if election == "frequency" else voted
@@ -139,7 +99,7 @@ def elect_reference(
         majority = torch.ones_like(total).copysign_(total)
         agrees = voted.sign().mul_(majority).clamp_(min=0.0)
         count = (torch.ones_like(weights) @ agrees).clamp_(min=1.0)
-        merged[begin : begin + _CHUNK] = (weights @ agrees.mul_(trimmed)).div_(count)
+        merged[begin : begin + length] = (weights @ agrees.mul_(trimmed)).div_(count)
     return merged
 
 

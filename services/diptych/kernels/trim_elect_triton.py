@@ -1,49 +1,20 @@
-"""``trim_elect``'s two loops as Triton kernels: counting magnitudes, and electing and averaging.
+"""``trim_elect``'s loop as a Triton kernel: electing and averaging.
 
-Counting reads the values three times and writes a few thousand counts; electing reads every
-vector twice and writes the result once, whatever the number of vectors.
+It reads every vector twice and writes the result once, whatever the number of vectors.
 """
 
 from typing import Final
 
-import numpy as np
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from diptych.kernels.trim_elect import DIGITS, Election, pick_bin
+from diptych.kernels.trim_elect import Election
 
-__all__ = ["count_threshold", "trim_elect"]
+__all__ = ["trim_elect"]
 
 _BLOCK: Final = 1024
-_COUNTED: Final = 8192
-"""Values that one program counts before it adds its counts to the others'."""
-
-
-def count_threshold(values: Tensor, keep: int) -> float:
-    """Return the ``keep``-th largest magnitude, as ``trim_elect.count_threshold`` does.
-
-    Args:
-        values: [...] float32, finite.
-        keep: From 1 to the number of values.
-    """
-    flat = values.detach().contiguous().view(-1)
-    found, left = 0, keep
-    for shift, width in DIGITS:
-        counts = torch.zeros(1 << width, dtype=torch.int32, device=flat.device)
-        _count[(triton.cdiv(flat.numel(), _COUNTED),)](
-            flat,
-            counts,
-            flat.numel(),
-            found >> (shift + width),
-            SHIFT=shift,
-            WIDTH=width,
-            BLOCK=_COUNTED,
-        )
-        digit, left = pick_bin(counts, left)
-        found |= digit << shift
-    return float(np.int32(found).view(np.float32))
 
 
 def trim_elect(
@@ -67,27 +38,6 @@ def trim_elect(
         enable_fp_fusion=False,
     )
     return merged
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def _count(
-    values: tl.tensor,
-    counts: tl.tensor,
-    num_values: int,
-    prefix: int,
-    SHIFT: tl.constexpr,
-    WIDTH: tl.constexpr,
-    BLOCK: tl.constexpr,
-) -> None:
-    """Count one digit of the magnitudes whose higher digits are ``prefix``."""
-    places = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = places < num_values
-    magnitude = tl.abs(tl.load(values + places, mask=inside, other=0.0))
-    bits = magnitude.to(tl.int32, bitcast=True)
-    counted = inside & ((bits >> (SHIFT + WIDTH)) == prefix)
-    bins: tl.constexpr = 1 << WIDTH
-    found = tl.histogram((bits >> SHIFT) & (bins - 1), bins, mask=counted)
-    tl.atomic_add(counts + tl.arange(0, bins), found, mask=found > 0)
 
 
 @triton.jit  # type: ignore[untyped-decorator]

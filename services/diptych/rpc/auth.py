@@ -1,17 +1,25 @@
-"""Who is calling: a bearer token in metadata becomes a tenant, by a file of digests."""
+"""Who is calling: a bearer token in metadata becomes a tenant, by a file of digests.
+
+A server that hands work over calls with a token of its own, for tenants of its own callers. It may
+name such a tenant where its token's tenant is one that the called server trusts with that.
+"""
 
 import hashlib
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from diptych.errors import FieldViolation, SettingInvalid, TokenRefused
+from diptych.errors import FieldViolation, SettingInvalid, TenantRefused, TokenRefused
 
-__all__ = ["DEFAULT_TENANT", "Authenticate", "TokenFile", "everyone"]
+__all__ = ["DEFAULT_TENANT", "TENANT_KEY", "Authenticate", "TokenFile", "Trust", "everyone"]
 
 DEFAULT_TENANT: Final = "default"
 """Tenant of every call where authentication is off."""
+
+TENANT_KEY: Final = "x-diptych-tenant"
+"""Metadata that names the tenant a trusted server makes a call for."""
 
 Authenticate = Callable[[Mapping[str, str]], str]
 """Turns a call's metadata into the tenant it belongs to, or raises ``TokenRefused``."""
@@ -23,6 +31,31 @@ _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 def everyone(metadata: Mapping[str, str]) -> str:
     """Return the default tenant for any call: authentication is off."""
     return DEFAULT_TENANT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trust:
+    """Who may act for other tenants, and in which calls; by default nobody in none."""
+
+    peers: frozenset[str] = frozenset()
+    """Tenants, as their tokens tell them: those of servers that hand work over to this one."""
+    methods: frozenset[str] = frozenset()
+    """Names of RPCs, such as ``Refine``."""
+
+    def tenant(self, own: str, metadata: Mapping[str, str], *, method: str) -> str:
+        """Return the tenant that a call is for, ``own`` being the one that its token proves.
+
+        Raises:
+            TenantRefused: ``metadata`` names another, and ``own`` may not act for it.
+        """
+        asked = metadata.get(TENANT_KEY, own)
+        if asked == own:
+            return own
+        if own not in self.peers or method not in self.methods:
+            raise TenantRefused(f"{own} may not act for another tenant in {method}")
+        if _TENANT.fullmatch(asked) is None:
+            raise TenantRefused("expected the name of a tenant")
+        return asked
 
 
 class TokenFile:

@@ -21,7 +21,7 @@ from google.protobuf.message import DecodeError
 from typing_extensions import override
 
 from diptych.errors import DiptychError, EngineFault, FieldViolation, InvalidRequest
-from diptych.rpc.auth import DEFAULT_TENANT, Authenticate, everyone
+from diptych.rpc.auth import DEFAULT_TENANT, Authenticate, Trust, everyone
 from diptych.rpc.drain import Gate
 from diptych.rpc.status import to_status, trailing_metadata
 from diptych.telemetry.logging import bind
@@ -53,6 +53,7 @@ class Caller:
     """Who made the call that runs in this task, and the call's name in logs."""
 
     tenant: str
+    """Whom it is for: the token's, or who a trusted server says."""
     request_id: str
 
 
@@ -80,12 +81,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
         gate: Gate,
         *,
         authenticate: Authenticate = everyone,
+        trust: Trust | None = None,
         on_call: OnCall | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Guard calls with ``gate`` and ``authenticate``; report each end to ``on_call``."""
         self._gate = gate
         self._authenticate = authenticate
+        self._trust = trust or Trust()
         self._on_call = on_call
         self._clock = clock
 
@@ -107,12 +110,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # n
         """Serve one call inside the block, and turn what it raises into a status."""
         metadata = _text_metadata(context)
         request_id = _request_id(metadata)
-        outcome, began = _Outcome(), self._clock()
-        with bind(method=method.rpartition("/")[2], call_id=request_id):
+        outcome, began, name = _Outcome(), self._clock(), method.rpartition("/")[2]
+        with bind(method=name, call_id=request_id):
             context.set_trailing_metadata(((REQUEST_ID_KEY, request_id),))
             try:
                 async with self._gate.admit():
-                    tenant = self._authenticate(metadata)
+                    own = self._authenticate(metadata)
+                    tenant = self._trust.tenant(own, metadata, method=name)
                     _CALLER.set(Caller(tenant=tenant, request_id=request_id))
                     yield
             except asyncio.CancelledError:

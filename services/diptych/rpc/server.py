@@ -10,7 +10,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from diptych.errors import FieldViolation, SettingInvalid
-from diptych.rpc.auth import Authenticate, everyone
+from diptych.rpc.auth import Authenticate, Trust, everyone
 from diptych.rpc.channel import MAX_MESSAGE_BYTES
 from diptych.rpc.drain import Gate
 from diptych.rpc.interceptors import CallInterceptor, OnCall
@@ -71,12 +71,15 @@ class RpcServer:
         config: ServerConfig,
         *,
         authenticate: Authenticate = everyone,
+        trust: Trust | None = None,
         on_call: OnCall | None = None,
     ) -> None:
         """Prepare to listen as ``config`` says; nothing is bound before ``start``."""
         self._config = config
         self._gate = Gate()
-        interceptor = CallInterceptor(self._gate, authenticate=authenticate, on_call=on_call)
+        interceptor = CallInterceptor(
+            self._gate, authenticate=authenticate, trust=trust, on_call=on_call
+        )
         self._server = grpc.aio.server(interceptors=[interceptor], options=_options(config))
         self._probes: grpc.aio.Server | None = None
         self._health: Any = _aio_health.HealthServicer()

@@ -31,7 +31,7 @@ _FALLBACKS: Final[Mapping[str, type[DiptychError]]] = {
     "INVALID_ARGUMENT": errors.InvalidArgument,
     "OUT_OF_RANGE": errors.InvalidArgument,
     "UNAUTHENTICATED": errors.Unauthenticated,
-    "PERMISSION_DENIED": errors.Unauthenticated,
+    "PERMISSION_DENIED": errors.PermissionDenied,
     "FAILED_PRECONDITION": errors.FailedPrecondition,
     "UNIMPLEMENTED": errors.FailedPrecondition,
     "NOT_FOUND": errors.NotFound,

@@ -42,6 +42,8 @@ class TierStats:
     num_hits: int = 0
     num_misses: int = 0
     num_evictions: int = 0
+    num_held: int = 0
+    """Things that lie in it."""
     size_bytes: int = 0
 
 
@@ -132,8 +134,11 @@ class DiskTier:
 
     def stats(self) -> TierStats:
         """Return the counts of this process and the bytes of all."""
+        entries = self._entries()
+        num_held = sum(path.parent == self._root for _, _, path in entries)
         with self._lock:
-            return replace(self._stats, size_bytes=sum(size for _, size, _ in self._entries()))
+            size_bytes = sum(size for _, size, _ in entries)
+            return replace(self._stats, num_held=num_held, size_bytes=size_bytes)
 
     def _open(self, digest: Digest, source: ContentStore) -> int:
         """Return a descriptor of the right bytes, share-locked."""

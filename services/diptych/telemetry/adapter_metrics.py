@@ -26,7 +26,9 @@ class AdapterCounts:
     num_lines: int = 0
     lines_used: int = 0
     num_waiting: int = 0
-    """Requests that wait for an adapter."""
+    """Requests whose adapters are not all on the device yet."""
+    num_active: int = 0
+    """Adapters that images run with."""
     max_adapters: int = 0
     """Adapters of ordinary rank that the device holds at the same time."""
     running: tuple[str, ...] = ()
@@ -69,7 +71,7 @@ class AdapterCollector(Collector):
         yield self._single("diptych_adapter_lines", counts.num_lines)
         yield self._single("diptych_adapter_lines_used", counts.lines_used)
         yield self._single("diptych_adapter_requests_waiting", counts.num_waiting)
-        yield self._single("diptych_adapter_active", len(counts.running))
+        yield self._single("diptych_adapter_active", counts.num_active)
         yield self._info(counts)
 
     def _info(self, counts: AdapterCounts) -> Metric:

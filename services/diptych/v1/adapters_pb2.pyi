@@ -255,9 +255,9 @@ class AdapterResidency(_message.Message):
     tier: _builtins.str
     """The nearest tier that has it: `device`, `host`, `disk` or `store`."""
     pinned: _builtins.bool
-    """Whether LoadAdapter keeps it on the device."""
+    """Whether the caller's tenant keeps it on the device by LoadAdapter."""
     num_requests: _builtins.int
-    """Requests that run with it now."""
+    """Requests of the caller's tenant that run with it now."""
     def __init__(
         self,
         *,

@@ -37,6 +37,8 @@ class AdapterServiceStub:
 
     Any RPC may also end with
     UNAUTHENTICATED (TOKEN_REFUSED): no valid token, where the server asks for one.
+    PERMISSION_DENIED (TENANT_REFUSED): metadata `x-diptych-tenant` names another tenant than the
+    token's, and the server does not trust its owner to act for others in this RPC.
     INTERNAL (ENGINE_FAULT): our fault; the server's log holds the traceback.
     UNAVAILABLE (STARTING, DRAINING): retry after RetryInfo.
     UNAVAILABLE (SOURCE_UNAVAILABLE): the store of adapters does not answer; retry.
@@ -103,6 +105,8 @@ class AdapterServiceServicer:
 
     Any RPC may also end with
     UNAUTHENTICATED (TOKEN_REFUSED): no valid token, where the server asks for one.
+    PERMISSION_DENIED (TENANT_REFUSED): metadata `x-diptych-tenant` names another tenant than the
+    token's, and the server does not trust its owner to act for others in this RPC.
     INTERNAL (ENGINE_FAULT): our fault; the server's log holds the traceback.
     UNAVAILABLE (STARTING, DRAINING): retry after RetryInfo.
     UNAVAILABLE (SOURCE_UNAVAILABLE): the store of adapters does not answer; retry.
@@ -150,6 +154,7 @@ class AdapterServiceServicer:
 
     def DeleteAdapter(self, request, context):
         """Removes a name. Bytes stay while another name or a running request has them.
+        Pins and requests of other tenants do not count.
 
         Codes:
         INVALID_ARGUMENT (INVALID_REQUEST)
@@ -164,7 +169,9 @@ class AdapterServiceServicer:
     def LoadAdapter(self, request, context):
         """Brings an adapter to the device at scale 1 and keeps it there until UnloadAdapter.
 
-        Requests need no such call: they load what they name. Loading what is loaded changes nothing.
+        Requests need no such call: they load what they name. Loading what is loaded changes nothing:
+        each tenant has one pin of an adapter, and its own. A call that fails or is cancelled pins
+        nothing.
 
         Codes:
         INVALID_ARGUMENT (INVALID_REQUEST, ADAPTER_INVALID)
@@ -177,7 +184,8 @@ class AdapterServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UnloadAdapter(self, request, context):
-        """Lets go of an adapter that LoadAdapter keeps; it leaves the device when room is needed.
+        """Lets go of an adapter that LoadAdapter keeps; it leaves the device when room is needed, with
+        `evict` at once. What other tenants keep or run with stays there all the same.
 
         Codes:
         INVALID_ARGUMENT (INVALID_REQUEST)
@@ -280,6 +288,8 @@ class AdapterService:
 
     Any RPC may also end with
     UNAUTHENTICATED (TOKEN_REFUSED): no valid token, where the server asks for one.
+    PERMISSION_DENIED (TENANT_REFUSED): metadata `x-diptych-tenant` names another tenant than the
+    token's, and the server does not trust its owner to act for others in this RPC.
     INTERNAL (ENGINE_FAULT): our fault; the server's log holds the traceback.
     UNAVAILABLE (STARTING, DRAINING): retry after RetryInfo.
     UNAVAILABLE (SOURCE_UNAVAILABLE): the store of adapters does not answer; retry.

@@ -38,6 +38,8 @@ class AdapterServiceStub:
 
     Any RPC may also end with
       UNAUTHENTICATED (TOKEN_REFUSED): no valid token, where the server asks for one.
+      PERMISSION_DENIED (TENANT_REFUSED): metadata `x-diptych-tenant` names another tenant than the
+        token's, and the server does not trust its owner to act for others in this RPC.
       INTERNAL (ENGINE_FAULT): our fault; the server's log holds the traceback.
       UNAVAILABLE (STARTING, DRAINING): retry after RetryInfo.
       UNAVAILABLE (SOURCE_UNAVAILABLE): the store of adapters does not answer; retry.
@@ -77,6 +79,7 @@ class AdapterServiceStub:
     """
     DeleteAdapter: _grpc.UnaryUnaryMultiCallable[_adapters_pb2.DeleteAdapterRequest, _adapters_pb2.DeleteAdapterResponse]
     """Removes a name. Bytes stay while another name or a running request has them.
+    Pins and requests of other tenants do not count.
 
     Codes:
       INVALID_ARGUMENT (INVALID_REQUEST)
@@ -87,7 +90,9 @@ class AdapterServiceStub:
     LoadAdapter: _grpc.UnaryUnaryMultiCallable[_adapters_pb2.LoadAdapterRequest, _adapters_pb2.LoadAdapterResponse]
     """Brings an adapter to the device at scale 1 and keeps it there until UnloadAdapter.
 
-    Requests need no such call: they load what they name. Loading what is loaded changes nothing.
+    Requests need no such call: they load what they name. Loading what is loaded changes nothing:
+    each tenant has one pin of an adapter, and its own. A call that fails or is cancelled pins
+    nothing.
 
     Codes:
       INVALID_ARGUMENT (INVALID_REQUEST, ADAPTER_INVALID)
@@ -96,7 +101,8 @@ class AdapterServiceStub:
       RESOURCE_EXHAUSTED (ADAPTER_SLOTS_FULL): all room is held by requests and other pins.
     """
     UnloadAdapter: _grpc.UnaryUnaryMultiCallable[_adapters_pb2.UnloadAdapterRequest, _adapters_pb2.UnloadAdapterResponse]
-    """Lets go of an adapter that LoadAdapter keeps; it leaves the device when room is needed.
+    """Lets go of an adapter that LoadAdapter keeps; it leaves the device when room is needed, with
+    `evict` at once. What other tenants keep or run with stays there all the same.
 
     Codes:
       INVALID_ARGUMENT (INVALID_REQUEST)
@@ -138,6 +144,8 @@ class AdapterServiceAsyncStub(AdapterServiceStub):
 
     Any RPC may also end with
       UNAUTHENTICATED (TOKEN_REFUSED): no valid token, where the server asks for one.
+      PERMISSION_DENIED (TENANT_REFUSED): metadata `x-diptych-tenant` names another tenant than the
+        token's, and the server does not trust its owner to act for others in this RPC.
       INTERNAL (ENGINE_FAULT): our fault; the server's log holds the traceback.
       UNAVAILABLE (STARTING, DRAINING): retry after RetryInfo.
       UNAVAILABLE (SOURCE_UNAVAILABLE): the store of adapters does not answer; retry.
@@ -174,6 +182,7 @@ class AdapterServiceAsyncStub(AdapterServiceStub):
     """
     DeleteAdapter: _aio.UnaryUnaryMultiCallable[_adapters_pb2.DeleteAdapterRequest, _adapters_pb2.DeleteAdapterResponse]  # type: ignore[assignment]
     """Removes a name. Bytes stay while another name or a running request has them.
+    Pins and requests of other tenants do not count.
 
     Codes:
       INVALID_ARGUMENT (INVALID_REQUEST)
@@ -184,7 +193,9 @@ class AdapterServiceAsyncStub(AdapterServiceStub):
     LoadAdapter: _aio.UnaryUnaryMultiCallable[_adapters_pb2.LoadAdapterRequest, _adapters_pb2.LoadAdapterResponse]  # type: ignore[assignment]
     """Brings an adapter to the device at scale 1 and keeps it there until UnloadAdapter.
 
-    Requests need no such call: they load what they name. Loading what is loaded changes nothing.
+    Requests need no such call: they load what they name. Loading what is loaded changes nothing:
+    each tenant has one pin of an adapter, and its own. A call that fails or is cancelled pins
+    nothing.
 
     Codes:
       INVALID_ARGUMENT (INVALID_REQUEST, ADAPTER_INVALID)
@@ -193,7 +204,8 @@ class AdapterServiceAsyncStub(AdapterServiceStub):
       RESOURCE_EXHAUSTED (ADAPTER_SLOTS_FULL): all room is held by requests and other pins.
     """
     UnloadAdapter: _aio.UnaryUnaryMultiCallable[_adapters_pb2.UnloadAdapterRequest, _adapters_pb2.UnloadAdapterResponse]  # type: ignore[assignment]
-    """Lets go of an adapter that LoadAdapter keeps; it leaves the device when room is needed.
+    """Lets go of an adapter that LoadAdapter keeps; it leaves the device when room is needed, with
+    `evict` at once. What other tenants keep or run with stays there all the same.
 
     Codes:
       INVALID_ARGUMENT (INVALID_REQUEST)
@@ -234,6 +246,8 @@ class AdapterServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Any RPC may also end with
       UNAUTHENTICATED (TOKEN_REFUSED): no valid token, where the server asks for one.
+      PERMISSION_DENIED (TENANT_REFUSED): metadata `x-diptych-tenant` names another tenant than the
+        token's, and the server does not trust its owner to act for others in this RPC.
       INTERNAL (ENGINE_FAULT): our fault; the server's log holds the traceback.
       UNAVAILABLE (STARTING, DRAINING): retry after RetryInfo.
       UNAVAILABLE (SOURCE_UNAVAILABLE): the store of adapters does not answer; retry.
@@ -292,6 +306,7 @@ class AdapterServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_adapters_pb2.DeleteAdapterResponse, _abc.Awaitable[_adapters_pb2.DeleteAdapterResponse]]:
         """Removes a name. Bytes stay while another name or a running request has them.
+        Pins and requests of other tenants do not count.
 
         Codes:
           INVALID_ARGUMENT (INVALID_REQUEST)
@@ -308,7 +323,9 @@ class AdapterServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_adapters_pb2.LoadAdapterResponse, _abc.Awaitable[_adapters_pb2.LoadAdapterResponse]]:
         """Brings an adapter to the device at scale 1 and keeps it there until UnloadAdapter.
 
-        Requests need no such call: they load what they name. Loading what is loaded changes nothing.
+        Requests need no such call: they load what they name. Loading what is loaded changes nothing:
+        each tenant has one pin of an adapter, and its own. A call that fails or is cancelled pins
+        nothing.
 
         Codes:
           INVALID_ARGUMENT (INVALID_REQUEST, ADAPTER_INVALID)
@@ -323,7 +340,8 @@ class AdapterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _adapters_pb2.UnloadAdapterRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_adapters_pb2.UnloadAdapterResponse, _abc.Awaitable[_adapters_pb2.UnloadAdapterResponse]]:
-        """Lets go of an adapter that LoadAdapter keeps; it leaves the device when room is needed.
+        """Lets go of an adapter that LoadAdapter keeps; it leaves the device when room is needed, with
+        `evict` at once. What other tenants keep or run with stays there all the same.
 
         Codes:
           INVALID_ARGUMENT (INVALID_REQUEST)

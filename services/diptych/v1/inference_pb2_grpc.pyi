@@ -32,6 +32,8 @@ class InferenceServiceStub:
     Every failure carries google.rpc.ErrorInfo with domain `diptych` and a stable reason; the codes
     below name the reasons in parentheses. Any RPC may also end with
       UNAUTHENTICATED (TOKEN_REFUSED): no valid token, where the server asks for one.
+      PERMISSION_DENIED (TENANT_REFUSED): metadata `x-diptych-tenant` names another tenant than the
+        token's, and the server does not trust its owner to act for others in this RPC.
       INTERNAL (ENGINE_FAULT): our fault; the server's log holds the traceback.
       UNAVAILABLE (STARTING): the server is loading its weights. Retry after RetryInfo.
       UNAVAILABLE (DRAINING): the server is shutting down. Retry after RetryInfo; another replica
@@ -95,6 +97,8 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     Every failure carries google.rpc.ErrorInfo with domain `diptych` and a stable reason; the codes
     below name the reasons in parentheses. Any RPC may also end with
       UNAUTHENTICATED (TOKEN_REFUSED): no valid token, where the server asks for one.
+      PERMISSION_DENIED (TENANT_REFUSED): metadata `x-diptych-tenant` names another tenant than the
+        token's, and the server does not trust its owner to act for others in this RPC.
       INTERNAL (ENGINE_FAULT): our fault; the server's log holds the traceback.
       UNAVAILABLE (STARTING): the server is loading its weights. Retry after RetryInfo.
       UNAVAILABLE (DRAINING): the server is shutting down. Retry after RetryInfo; another replica
@@ -154,6 +158,8 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     Every failure carries google.rpc.ErrorInfo with domain `diptych` and a stable reason; the codes
     below name the reasons in parentheses. Any RPC may also end with
       UNAUTHENTICATED (TOKEN_REFUSED): no valid token, where the server asks for one.
+      PERMISSION_DENIED (TENANT_REFUSED): metadata `x-diptych-tenant` names another tenant than the
+        token's, and the server does not trust its owner to act for others in this RPC.
       INTERNAL (ENGINE_FAULT): our fault; the server's log holds the traceback.
       UNAVAILABLE (STARTING): the server is loading its weights. Retry after RetryInfo.
       UNAVAILABLE (DRAINING): the server is shutting down. Retry after RetryInfo; another replica

@@ -11,26 +11,26 @@ CPU = torch.device("cpu")
 
 
 def test_equal_names_give_equal_numbers() -> None:
-    assert torch.equal(Draw(1, 0, FIRST).uniform(9, CPU), Draw(1, 0, FIRST).uniform(9, CPU))
+    one, other = Draw(1, 0, FIRST), Draw(1, 0, FIRST)
+    assert np.array_equal(one.first_bytes(9), other.first_bytes(9))
+    assert np.array_equal(one.other_bytes(9), other.other_bytes(9))
 
 
 @pytest.mark.parametrize("other", [Draw(2, 0, FIRST), Draw(1, 1, FIRST), Draw(1, 0, SECOND)])
 def test_other_names_give_other_numbers(other: Draw) -> None:
-    assert not torch.equal(Draw(1, 0, FIRST).uniform(9, CPU), other.uniform(9, CPU))
+    assert not np.array_equal(Draw(1, 0, FIRST).first_bytes(9), other.first_bytes(9))
 
 
 def test_a_longer_draw_begins_with_the_shorter() -> None:
-    draw = Draw(1, 0, FIRST)
-    assert torch.equal(draw.uniform(100, CPU)[:7], draw.uniform(7, CPU))
+    draw, chance = Draw(1, 0, FIRST), chance_of(0.3)
+    longer = keep_by_chance(draw, torch.Size([5000]), chance, CPU)
+    assert torch.equal(longer[:3001], keep_by_chance(draw, torch.Size([3001]), chance, CPU))
 
 
 def test_numbers_are_the_same_on_every_machine() -> None:
-    assert Draw(7, 1, FIRST).uniform(4, CPU).tolist() == [
-        1965564080,
-        -337563937,
-        -904699462,
-        -7117863,
-    ]
+    draw = Draw(7, 1, FIRST)
+    assert draw.first_bytes(6).tolist() == [176, 32, 40, 245, 223, 46]
+    assert draw.other_bytes(3).tolist() == [10331338, 14636994, 8040499]
 
 
 @pytest.mark.parametrize("density", [0.1, 0.5, 0.9])
@@ -61,6 +61,13 @@ def test_equal_chances_keep_what_one_chance_keeps() -> None:
 
 
 def test_numbers_spread_over_the_whole_range() -> None:
-    numbers = Draw(0, 0, FIRST).uniform(100_000, CPU).numpy()
-    counts, _ = np.histogram(numbers, bins=16, range=(-(2**31), 2**31))
-    assert counts.min() > 5900
+    draw = Draw(0, 0, FIRST)
+    first, _ = np.histogram(draw.first_bytes(100_000), bins=16, range=(0, 256))
+    other, _ = np.histogram(draw.other_bytes(100_000), bins=16, range=(0, 2**24))
+    assert min(first.min(), other.min()) > 5900
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_lower_bytes_decide_where_the_first_does_not(share: float) -> None:
+    kept = keep_by_chance(Draw(0, 0, FIRST), torch.Size([8_000_000]), share / 256, CPU)
+    assert int(kept.sum()) == pytest.approx(8_000_000 * share / 256, rel=0.05)

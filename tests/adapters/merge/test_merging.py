@@ -98,6 +98,36 @@ def test_tokens_are_merged_too() -> None:
     assert [one.renamed_to for one in merged.report.renamed] == ["<s0-2>"]
 
 
+@pytest.mark.parametrize("method", ["linear", "ties", "cat", "ties_svd"])
+def test_tokens_alone_do_not_keep_factors_from_being_merged(method: str) -> None:
+    tokens = {"<s0>": LearnedToken(vectors={Component.TEXT_ENCODER: noise(1, 8)})}
+    density = 0.5 if "ties" in method else None
+    spec = MergeSpec(method=method, space="factors", density=density)
+    adapters = [adapter_of(seed) for seed in (1, 2)]
+    merged = merge([*adapters, Adapter(tokens=tokens)], spec).adapter
+    alone = merge(adapters, spec).adapter
+    assert torch.equal(merged.targets[FIRST].up, alone.targets[FIRST].up)
+
+
+@pytest.mark.parametrize("method", ["linear", "svd", "slerp"])
+def test_an_adapter_less_itself_is_nothing(method: str) -> None:
+    spec = MergeSpec(method=method, weights=(1.0, -1.0))
+    merged = merge([adapter_of(1), adapter_of(1)], spec)
+    assert float(added(merged.adapter, FIRST).norm()) == 0
+    assert merged.report.error == 0
+
+
+@pytest.mark.parametrize("method", ["linear", "cat", "svd", "ties", "magnitude_prune"])
+def test_the_order_of_adapters_moves_nothing_but_rounding(method: str) -> None:
+    density = 0.5 if method in {"ties", "magnitude_prune"} else None
+    adapters, weights = [adapter_of(seed) for seed in (1, 2, 3)], (1.0, 0.5, 0.2)
+    one = MergeSpec(method=method, density=density, weights=weights)
+    found = added(merge(adapters, one).adapter, FIRST)
+    turned = replace(one, weights=weights[::-1])
+    other = added(merge(adapters[::-1], turned).adapter, FIRST)
+    assert float((found - other).norm() / found.norm()) < 1e-6
+
+
 def test_progress_is_told_target_by_target() -> None:
     seen: list[tuple[int, int]] = []
     merge([adapter_of(1)], TIES, progress=lambda done, total: seen.append((done, total)))

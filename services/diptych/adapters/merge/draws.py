@@ -3,6 +3,9 @@
 Philox (Salmon et al. 2011) is a counter-based generator: its n-th number is a function of key and
 n. Keyed like this, a target's draws depend neither on which targets were merged before it nor on
 the device or the number of threads, and flipping the signs of factors leaves them alone.
+
+A chance is one of 2^32, yet the highest byte of a number decides 255 times of 256: the other
+three are drawn for the rest alone, from a part of the sequence that the first never reaches.
 """
 
 import hashlib
@@ -11,6 +14,7 @@ from typing import Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from diptych.adapters.adapter import Target
@@ -19,6 +23,9 @@ from diptych.digest import canonical_bytes
 __all__ = ["Draw", "chance_of", "keep_by_chance", "keep_by_chances"]
 
 _RANGE: Final = 1 << 32
+_LOWER_BITS: Final = 24
+_APART: Final = 1 << 192
+"""Where the counter of the lower bytes begins."""
 
 
 class Draw:
@@ -35,14 +42,15 @@ class Draw:
         name = canonical_bytes([seed, position, str(target.component), target.module])
         self._key = int.from_bytes(hashlib.sha256(name).digest()[:16], "little")
 
-    def uniform(self, count: int, device: torch.device) -> Tensor:
-        """Return ``count`` whole numbers, each of 0 to 2^32 - 1 alike, minus 2^31; [count] int32.
+    def first_bytes(self, count: int) -> NDArray[np.uint8]:
+        """Return the highest byte of each of ``count`` numbers of 0 to 2^32 - 1: [count]."""
+        raw = np.random.Philox(key=self._key).random_raw(math.ceil(count / 8))
+        return raw.astype("<u8", copy=False).view(np.uint8)[:count]
 
-        The subtraction keeps their order and makes them fit.
-        """
-        raw = np.random.Philox(key=self._key).random_raw(math.ceil(count / 2))
-        halves = raw.astype("<u8", copy=False).view("<u4")[:count]
-        return torch.from_numpy((halves ^ np.uint32(1 << 31)).view(np.int32)).to(device)
+    def other_bytes(self, count: int) -> NDArray[np.uint64]:
+        """Return the three lower bytes of the first ``count`` numbers that are asked for them."""
+        raw = np.random.Philox(key=self._key, counter=_APART).random_raw(count)
+        return raw >> np.uint64(64 - _LOWER_BITS)
 
 
 def chance_of(probability: float) -> float:
@@ -61,11 +69,21 @@ def keep_by_chance(draw: Draw, shape: torch.Size, chance: float, device: torch.d
     """
     if chance >= 1:
         return torch.ones(shape, dtype=torch.bool, device=device)
-    limit = round(chance * _RANGE) - (1 << 31)
-    return (draw.uniform(shape.numel(), device) < limit).view(shape)
+    high, low = divmod(round(chance * _RANGE), 1 << _LOWER_BITS)
+    first = draw.first_bytes(shape.numel())
+    kept = first < high
+    if low:
+        undecided = np.flatnonzero(first == high)
+        kept[undecided] = draw.other_bytes(len(undecided)) < low
+    return torch.from_numpy(kept).view(shape).to(device)
 
 
 def keep_by_chances(draw: Draw, chances: Tensor) -> Tensor:
     """Return which values are kept, each with its own of ``chances``: bool of the same shape."""
-    numbers = draw.uniform(chances.numel(), chances.device).view(chances.shape)
-    return numbers.double() + (1 << 31) < chances.double() * _RANGE
+    limits = (chances.double().cpu() * _RANGE).round().long().clamp(min=1).view(-1).numpy()
+    high, low = limits >> _LOWER_BITS, limits & ((1 << _LOWER_BITS) - 1)
+    first = draw.first_bytes(limits.size)
+    kept = first < high
+    undecided = np.flatnonzero(first == high)
+    kept[undecided] = draw.other_bytes(len(undecided)) < low[undecided].astype(np.uint64)
+    return torch.from_numpy(kept).view(chances.shape).to(chances.device)

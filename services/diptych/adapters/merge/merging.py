@@ -98,7 +98,8 @@ def _step(
     """Return what merges one target."""
     if spec.space == "factors":
         generator = torch.Generator().manual_seed(spec.seed)
-        ranks = [adapter.max_rank for adapter in adapters]
+        # To PEFT, what only learned tokens is no adapter.
+        ranks = [adapter.max_rank for adapter in adapters if adapter.targets]
         return FactorMerge(spec=spec, ranks=ranks, generator=generator).merge_target
 
     def in_product_space(target: Target, parts: Sequence[Part]) -> tuple[LowRank, LayerReport]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,9 +33,14 @@ def combine(
         width: Length of a row of the weight; DELLA ranks values within rows.
     """
     thresholds = _PREPARE[spec.operator](buffer, spec, draws, width)
-    factors = torch.tensor(weights, dtype=buffer.dtype, device=buffer.device)
+    # What DARE keeps is divided by its chance here: elections see values no device rounds anew.
+    chance = chance_of(spec.kept_share) if spec.operator in _DROPPING else 1.0
+    shares = [weight / chance for weight in weights]
     if spec.operator in _ELECTING:
-        votes = factors if spec.vote_is_weighted else torch.ones_like(factors)
+        factors = torch.tensor(shares, dtype=buffer.dtype, device=buffer.device)
+        votes = torch.ones_like(factors)
+        if spec.vote_is_weighted:
+            votes = torch.tensor(weights, dtype=buffer.dtype, device=buffer.device)
         return trim_elect(
             buffer,
             factors,
@@ -43,8 +49,10 @@ def combine(
             election=spec.election or "total",
         )
     total = torch.zeros_like(buffer[0])
-    for values, factor, threshold in zip(buffer, factors, thresholds, strict=True):
-        total += values * (values.abs() >= threshold) * factor
+    for values, share, threshold in zip(buffer, shares, thresholds.tolist(), strict=True):
+        if threshold > 0:
+            values.mul_(values.abs() >= threshold)
+        total.add_(values, alpha=share)
     return total
 
 
@@ -64,12 +72,17 @@ def thresholds_of(buffer: Tensor, density: float) -> Tensor:
 
 
 def drop_at_random(values: Tensor, density: float, draw: Draw) -> None:
-    """Keep each value with chance ``density`` and divide by it, in place: the mean stays.
+    """Keep each value with chance ``chance_of(density)``, in place.
 
-    DARE, Yu et al. 2024, eq. 1 to 3.
+    DARE, Yu et al. 2024, eq. 1 and 2; the mean stays once what is kept is divided by the chance.
     """
-    chance = chance_of(density)
-    values.mul_(keep_by_chance(draw, values.shape, chance, values.device)).div_(chance)
+    kept = keep_by_chance(draw, values.shape, chance_of(density), values.device)
+    if values.device.type == "cpu":
+        # Multiplies by bytes as they are; torch would first make floats of them.
+        array = values.numpy()
+        np.multiply(array, kept.numpy(), out=array)
+    else:
+        values.mul_(kept)
 
 
 def drop_by_magnitude(
@@ -127,6 +140,7 @@ def slerp_weights(
 
 _PARALLEL: Final = 1e-6
 _ELECTING: Final = frozenset({"ties", "dare_ties", "della"})
+_DROPPING: Final = frozenset({"dare_linear", "dare_ties"})
 
 
 def _trim(buffer: Tensor, spec: MergeSpec, draws: Sequence[Draw], width: int) -> Tensor:

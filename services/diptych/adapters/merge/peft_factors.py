@@ -14,6 +14,7 @@ from typing import Final
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from diptych.adapters.adapter import MAX_RANK, LowRank, Target
 from diptych.adapters.merge.product import Part, report_of
@@ -34,7 +35,7 @@ class FactorMerge:
 
     spec: MergeSpec
     ranks: Sequence[int]
-    """The largest rank of each adapter."""
+    """The largest rank of each adapter that has targets."""
     generator: torch.Generator
 
     def merge_target(self, target: Target, parts: Sequence[Part]) -> tuple[LowRank, LayerReport]:
@@ -72,10 +73,7 @@ class FactorMerge:
         return LowRank(down=down, up=up, alpha=float(len(down)))
 
     def _cut_product(self, parts: Sequence[Part]) -> LowRank:
-        updates = [
-            (_wide(p.low_rank.up) @ _wide(p.low_rank.down).flatten(1)) * p.low_rank.scale
-            for p in parts
-        ]
+        updates = [_product(part.low_rank) for part in parts]
         merged = self._combine(updates, [part.weight for part in parts])
         u, values, vh = torch.linalg.svd(merged, full_matrices=False)
         rank = min(self.spec.rank or max(self.ranks), len(values))
@@ -128,6 +126,15 @@ class FactorMerge:
             return tensor * mask.view_as(tensor)
         kept = torch.bernoulli(torch.full_like(tensor, density), generator=self.generator)
         return tensor * kept / density
+
+
+def _product(low_rank: LowRank) -> Tensor:
+    """Return dW [out, in], rounded as PEFT rounds it: a kernel's sums are a convolution's."""
+    up, down = _wide(low_rank.up), _wide(low_rank.down)
+    if down.shape[2:].numel() == 1:
+        return (up @ down.flatten(1)) * low_rank.scale
+    product = functional.conv2d(down.transpose(0, 1), up[:, :, None, None]).transpose(0, 1)
+    return product.flatten(1) * low_rank.scale
 
 
 def _wide(tensor: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ rest is formed one target at a time, so a merge never holds more than one layer'
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -36,6 +37,12 @@ class Part:
     low_rank: LowRank
 
 
+_ROUNDING: Final = 2e-15
+"""A sum below this share of its terms' magnitudes is their rounding."""
+_ROWS: Final = 256
+"""Rows of an update that are in float64 at a time."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Updates:
     """The updates of one target, on the merge's device."""
@@ -48,6 +55,16 @@ class _Updates:
     def dense(self, index: int) -> Tensor:
         """Return dW of one part, [out, in] float64."""
         return dense_update(self.parts[index].low_rank, self.factors[index], self.base)
+
+    def round_into(self, values: Tensor, index: int) -> None:
+        """Write dW of one part into ``values`` [out, in] float32."""
+        if self.parts[index].low_rank.magnitude is not None:
+            values.copy_(self.dense(index))
+            return
+        factors = self.factors[index]
+        for begin in range(0, len(values), _ROWS):
+            rows = slice(begin, begin + _ROWS)
+            values[rows] = factors.up[rows] @ factors.down
 
     @property
     def span(self) -> Factors:
@@ -156,13 +173,12 @@ def _merge(target: Target, updates: _Updates, spec: MergeSpec, shares: Sequence[
     if linear:
         merged = _weighted_sum(updates, scaled).float()
     else:
-        buffer = updates.factors[0].up.new_empty(
-            (len(updates.parts), shape.numel()), dtype=torch.float32
-        )
+        buffer = updates.factors[0].up.new_empty((len(updates.parts), *shape), dtype=torch.float32)
         for index, values in enumerate(buffer):
-            values.copy_(updates.dense(index).view(-1))
+            updates.round_into(values, index)
         draws = [Draw(spec.seed, part.position, target) for part in updates.parts]
-        merged = combine(buffer, shares, spec, draws, shape[1]).view(shape) * spec.scale
+        merged = combine(buffer.flatten(1), shares, spec, draws, shape[1]).view(shape)
+        merged.mul_(spec.scale)
         del buffer
     return cut_dense(merged, pick, updates.span)
 
@@ -263,8 +279,12 @@ def _measured(
 
 
 def _energy(factors: Factors) -> float:
-    """Return the squared Frobenius norm of a product, never less than 0."""
-    return max(0.0, _inner(factors, factors))
+    """Return the squared Frobenius norm of a product, 0 where its terms cancel but for rounding."""
+    terms = (factors.up.T @ factors.up) * (factors.down @ factors.down.T)
+    found = float(terms.sum())
+    if not math.isfinite(found):
+        return math.inf
+    return found if found > _ROUNDING * float(terms.abs().sum()) else 0.0
 
 
 def _inner(first: Factors, second: Factors) -> float:

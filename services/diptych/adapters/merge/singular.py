@@ -31,8 +31,12 @@ _PROBES: Final = 8
 _SPARE: Final = 8
 """Directions beyond those kept that the last step, in float64, may mix with them."""
 _TINY: Final = 1e-30
+_WELL_APART: Final = 1e-4
+"""Columns whose share of their own falls below this are made orthogonal the slow way."""
 _SMALL: Final = 256
 """Up to this many rows an exact decomposition is quicker than iterating."""
+_ROUNDING: Final = 1e-14
+"""Singular values below this share of what the terms of a product amount to are its rounding."""
 _NEGLIGIBLE: Final = 1e-7
 """Singular values below this share of the largest are rounding."""
 
@@ -83,11 +87,14 @@ def pick_rank(*, rank: int | None = None, energy_share: float | None = None) -> 
 def cut_factors(factors: Factors, pick: PickRank) -> Cut:
     """Cut a product without forming it: QR of both sides and the SVD of a small matrix.
 
-    The result is exact up to rounding.
+    The result is exact up to rounding; where the terms of the product cancel, it is zero.
     """
     left, left_triangle = torch.linalg.qr(factors.up)
     right, right_triangle = torch.linalg.qr(factors.down.T)
     u, values, vh = torch.linalg.svd(left_triangle @ right_triangle.T, full_matrices=False)
+    terms = float((factors.up.norm(dim=0) * factors.down.norm(dim=1)).sum())
+    if math.isfinite(terms):
+        values = torch.where(values > _ROUNDING * terms, values, 0.0)
     energy = float(values.square().sum())
     count = pick(values.square(), energy) or len(values)
     kept = Triplets(left=left @ u[:, :count], values=values[:count], right=vh[:count] @ right.T)
@@ -125,10 +132,10 @@ def _iterate(
 ) -> Triplets | None:
     """Return the leading triplets, None when they would take longer than a decomposition."""
     basis = torch.cat([span, _probe_directions(len(span), span.device)], dim=1).float()
-    basis = matrix @ (matrix.T @ torch.linalg.qr(basis)[0])
+    basis = matrix @ (matrix.T @ _orthonormal(basis).float())
     kept, gained = 0.0, 1.0
     for _ in range(_MAX_STAGES):
-        basis = torch.linalg.qr(basis / basis.norm(dim=0).clamp(min=_TINY))[0]
+        basis = _orthonormal(basis / basis.norm(dim=0).clamp(min=_TINY)).float()
         seen = matrix.T @ basis
         squares, rotation = torch.linalg.eigh((seen.T @ seen).double())
         squares, rotation = squares.flip(0), rotation.flip(1).float()
@@ -138,7 +145,7 @@ def _iterate(
         basis, seen = basis @ rotation, seen @ rotation
         now = float(squares[:count].sum())
         if (now - kept) / energy <= gained * _TOLERANCE:
-            leading = torch.linalg.qr(basis[:, : count + _SPARE].double())[0]
+            leading = _orthonormal(basis[:, : count + _SPARE])
             return _ritz(exact, leading, pick, energy)
         floor = max(float(squares[-1]), _NEGLIGIBLE * float(squares[0]))
         degree, gained = _filter_degree(2 * float(squares[count - 1]) / floor - 1)
@@ -146,6 +153,22 @@ def _iterate(
             return None
         basis, kept = _filtered(matrix, basis, seen, floor, degree), now
     return None
+
+
+def _orthonormal(basis: Tensor) -> Tensor:
+    """Return an orthonormal basis of the columns' span, float64.
+
+    By Cholesky, which squares the condition: in three products of matrices while that leaves
+    more digits than float32 has, else by reflections.
+    """
+    wide = basis.double()
+    root, failed = torch.linalg.cholesky_ex(wide.T @ wide)
+    pivots = root.diagonal()
+    if int(failed) == 0 and float(pivots.min()) > _WELL_APART * float(pivots.max()):
+        across: Tensor = torch.linalg.solve_triangular(root, wide.T, upper=False)
+        return across.T
+    reflected: Tensor = torch.linalg.qr(wide)[0]
+    return reflected
 
 
 def _filter_degree(place: float) -> tuple[int, float]:
@@ -174,10 +197,11 @@ def _filtered(matrix: Tensor, basis: Tensor, seen: Tensor, floor: float, degree:
         degree: At least 1.
     """
     half = floor / 2
-    last, current = basis, (matrix @ seen - half * basis) / half
+    last, current = basis, torch.addmm(basis, matrix, seen, beta=-1, alpha=1 / half)
     for _ in range(degree - 1):
-        applied = matrix @ (matrix.T @ current)
-        last, current = current, 2 * (applied - half * current) / half - last
+        before = last.add(current, alpha=2)
+        applied = torch.addmm(before, matrix, matrix.T @ current, beta=-1, alpha=2 / half)
+        last, current = current, applied
     return current
 
 
