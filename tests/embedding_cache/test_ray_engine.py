@@ -14,7 +14,7 @@ from diptych.embedding_cache.ports import Stage
 from diptych.embedding_cache.ray_engine import ray_cluster
 from diptych.embedding_cache.warm import WarmConfig
 from diptych.embedding_cache.warm_loading import warming_here, warming_on_ray
-from diptych.errors import ExtraMissing
+from diptych.errors import ExtraMissing, SourceUnavailable
 from support.warming import a_dataset, a_store, packed, settings_in, warmed
 
 pytestmark = [
@@ -77,3 +77,8 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ExtraMissing, match="ray"), ray_cluster():
         pytest.fail("there is no Ray")
+
+
+def test_cluster_that_is_not_there_is_told_at_once() -> None:
+    with pytest.raises(SourceUnavailable, match="127"), ray_cluster("127.0.0.1:1"):
+        pytest.fail("there is no cluster")

@@ -60,7 +60,7 @@ class EngineConfig:
     num_shards: int = 2
     """Under way at once, for each device."""
     num_readers: int = 8
-    """Threads that fetch images."""
+    """Threads that fetch images, for each device."""
     num_ahead: int = 16
     """Images of a shard in memory before the device takes them."""
 
@@ -79,6 +79,7 @@ class LocalEngine:
         self._encodings, self._store = encodings, store
         self._config = config or EngineConfig()
         self._num_workers = self._config.num_shards * num_devices
+        self._num_readers = self._config.num_readers * num_devices
 
     def encode(
         self, needs: Sequence[Need], *, images: Images, claims: Claims, tally: Tally, go_on: GoOn
@@ -92,7 +93,7 @@ class LocalEngine:
         """
         shards = list(shards_of(needs, size=self._config.shard_entries))
         with (
-            ThreadPoolExecutor(self._config.num_readers, thread_name_prefix="reading") as readers,
+            ThreadPoolExecutor(self._num_readers, thread_name_prefix="reading") as readers,
             ThreadPoolExecutor(self._num_workers, thread_name_prefix="shards") as workers,
         ):
             run = _Run(self._store, self._encodings, self._config, readers, go_on)

@@ -6,6 +6,7 @@ Whatever is read and written must be within every machine's reach.
 """
 
 import logging
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ from diptych.telemetry.cache_metrics import CacheMetrics
 __all__ = ["RayEngine", "ray_cluster"]
 
 _PACK_ENTRIES: Final = 64
+_CONNECT_S: Final = 10.0
 _Row = dict[str, Any]
 _Columns = dict[str, Any]
 
@@ -182,6 +184,7 @@ def ray_cluster(address: str | None = None) -> Iterator[bool]:
         raise ExtraMissing(extra="ray", needed_for="warming up on a Ray cluster") from missing
     is_joined = ray.is_initialized()
     if not is_joined:
+        _check_reachable(address)
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError) as error:
@@ -189,11 +192,27 @@ def ray_cluster(address: str | None = None) -> Iterator[bool]:
     quiet = ray.data.DataContext.get_current()
     quiet.enable_progress_bars = False
     quiet.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
     try:
         yield _count("GPU") > 0
     finally:
         if not is_joined:
             ray.shutdown()
+
+
+def _check_reachable(address: str | None) -> None:
+    """Fail at once where nothing listens at ``host:port``: Ray would try for minutes.
+
+    Raises:
+        SourceUnavailable: Nothing does.
+    """
+    host, _, port = (address or "").rpartition(":")
+    if not port.isdigit() or "/" in host:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
+    except OSError as error:
+        raise SourceUnavailable(f"Ray at {address}", error.strerror or str(error)) from error
 
 
 def _count(resource: str) -> int:

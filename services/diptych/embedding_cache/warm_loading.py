@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -49,8 +50,9 @@ def warming_here(settings: Settings, config: WarmConfig) -> Iterator[Warmer]:
 
 @contextmanager
 def stores_here(settings: Settings) -> Iterator[TenantStores]:
-    """Give the tenants' stores; everything written lasts once this ends."""
-    stores = TenantStores(store_config(settings), lambda **_: None)
+    """Give the tenants' stores, which hold nothing in memory; what is written lasts in the end."""
+    config = replace(store_config(settings), memory_bytes=0)
+    stores = TenantStores(config, lambda **_: None)
     try:
         yield stores
     finally:
