@@ -51,7 +51,8 @@ def set_heap_up(libc: object | None = None) -> bool:
         (_M_TRIM_THRESHOLD, _KEPT_BYTES),
         (_M_MMAP_THRESHOLD, _MAPPED_BYTES),
     )
-    return all([mallopt(name, value) == 1 for name, value in wanted])
+    taken = [mallopt(name, value) == 1 for name, value in wanted]
+    return all(taken)
 
 
 def trim_heap(libc: object | None = None) -> bool:
