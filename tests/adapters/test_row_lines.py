@@ -85,6 +85,32 @@ def test_the_same_batch_gathers_once(bank: Bank, net: nn.Module) -> None:
     assert rows.at(bank.layers["query"]) is rows.at(bank.layers["query"])
 
 
+def test_layers_that_sets_treat_unlike_are_planned_apart(bank: Bank, net: nn.Module) -> None:
+    query, out = (bank.weight_of(name) for name in ("query", "out"))
+    assert query is not None
+    assert out is not None
+    both = {"query": branch(query, 4), "out": branch(out, 12, out_gain=True)}
+    rows = selected(bank, bank.write(bank.pack(both)))
+    narrow, wide = (rows.at(bank.layers[name]) for name in ("query", "out"))
+    assert narrow is not None
+    assert wide is not None
+    assert [found.groups[0].down.shape[1] for found in (narrow, wide)] == [8, 16]
+    assert narrow.out_gains is None
+    assert wide.out_gains is not None
+
+
+def test_layers_that_sets_treat_alike_are_planned_once(bank: Bank, net: nn.Module) -> None:
+    query, out = (bank.weight_of(name) for name in ("query", "out"))
+    assert query is not None
+    assert out is not None
+    lines = bank.write(bank.pack({"query": branch(query, 12), "out": branch(out, 12)}))
+    rows = selected(bank, None, lines, None, lines)
+    one, other = (rows.at(bank.layers[name]) for name in ("query", "out"))
+    assert one is not None
+    assert other is not None
+    assert one.groups[0].rows is other.groups[0].rows
+
+
 def test_factors_too_large_to_remember_are_gathered_again(bank: Bank, net: nn.Module) -> None:
     lines = written(bank, net, 4)
     rows = RowLines(uses=(((lines, 1.0),),), tensors=selected(bank, lines).tensors, _room_bytes=100)

@@ -1,4 +1,4 @@
-"""Threads share one heap once they are told to, and free pages go back at rest."""
+"""Threads share one heap once they are told to; it keeps free pages, which go back at rest."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from diptych.bench.memory import resident_bytes
-from diptych.inference.allocator import REST_S, Rest, bound_arenas, trim_heap
+from diptych.inference.allocator import REST_S, Rest, set_heap_up, trim_heap
 
 COUNT_HEAPS = """
 import contextlib, ctypes, runpy, sys, threading
@@ -29,7 +29,30 @@ both.wait()
 """
 """Prints what glibc knows of its heaps while four threads hold memory."""
 
-BOUND = "from diptych.inference.allocator import bound_arenas; bound_arenas()"
+COUNT_FAULTS = """
+import ctypes, resource
+
+{begin}
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+libc.malloc.argtypes = libc.free.argtypes = [ctypes.c_size_t]
+libc.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+
+def forward():
+    pieces = [libc.malloc(2**23) for _ in range(4)]
+    for piece in pieces:
+        libc.memset(piece, 1, 2**23)
+    for piece in pieces:
+        libc.free(piece)
+
+for _ in range(3):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    forward()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+"""Prints how many pages are faulted in when 32 MiB that were just freed are taken again."""
+
+BOUND = "from diptych.inference.allocator import set_heap_up; set_heap_up()"
 PROGRAM = "sys.argv[1:] = ['--help']; runpy.run_module('{}', run_name='__main__')"
 
 
@@ -52,12 +75,22 @@ def test_programs_bound_the_process_that_is_theirs(program: str) -> None:
     assert num_heaps(PROGRAM.format(program)) == 1
 
 
+def num_faults(begin: str) -> int:
+    asked = [sys.executable, "-c", COUNT_FAULTS.format(begin=begin)]
+    found = subprocess.run(asked, check=True, capture_output=True, text=True, timeout=60)
+    return int(found.stdout)
+
+
+def test_pages_that_a_forward_freed_serve_the_next_one() -> None:
+    assert num_faults(BOUND) < 100 < num_faults("pass")
+
+
 def test_a_library_without_such_a_limit_is_left_alone() -> None:
-    assert not bound_arenas(SimpleNamespace())
+    assert not set_heap_up(SimpleNamespace())
 
 
 def test_a_limit_that_is_refused_is_reported() -> None:
-    assert not bound_arenas(SimpleNamespace(mallopt=lambda *_: 0))
+    assert not set_heap_up(SimpleNamespace(mallopt=lambda *_: 0))
 
 
 def test_free_pages_between_pieces_in_use_go_back() -> None:

@@ -15,6 +15,7 @@ from diptych.inference.conditions import Conditions
 from diptych.inference.forward import Forward, batch_sizes
 from diptych.inference.graphs import Predict
 from diptych.kernels.low_rank import RowTensors
+from diptych.models.text_memory import RowText
 from support.small_net import branch
 
 
@@ -91,7 +92,8 @@ class Rig:
         adapters = [
             () if lines is None else ((lines, 1.0 if lines.gain_line else 0.5),) for lines in rows
         ]
-        return self.forward(x, torch.zeros(len(rows)), conditions(len(rows)), adapters)
+        texts = [RowText() for _ in rows]
+        return self.forward(x, torch.zeros(len(rows)), conditions(len(rows)), adapters, texts)
 
 
 def conditions(num_rows: int, text_length: int = 7) -> Conditions:
@@ -100,6 +102,10 @@ def conditions(num_rows: int, text_length: int = 7) -> Conditions:
         pooled=torch.zeros(num_rows, 2),
         time_ids=torch.zeros(num_rows, 6),
     )
+
+
+TEXTS = [RowText() for _ in range(5)]
+"""For UNets that do not attend to any."""
 
 
 @pytest.fixture
@@ -122,7 +128,7 @@ def test_sizes_are_powers_of_two_and_the_most() -> None:
 
 def test_pads_to_the_next_size_and_cuts_back(rig: Rig, recorder: FakeRecorder) -> None:
     timestep = torch.tensor([1.0, 2.0, 3.0])
-    output = rig.forward(torch.zeros(3, 4, 4, 2), timestep, conditions(3), [()] * 3)
+    output = rig.forward(torch.zeros(3, 4, 4, 2), timestep, conditions(3), [()] * 3, TEXTS[:3])
     assert recorder.replayed == [(4, 0)]
     assert output[:, 0, 0, 0].tolist() == [1.0, 2.0, 3.0]
 
@@ -132,7 +138,8 @@ def test_shapes_that_are_not_warm_run_eagerly(
     rig: Rig, recorder: FakeRecorder, num_rows: int, edge: int, text_length: int
 ) -> None:
     rows = conditions(num_rows, text_length)
-    rig.forward(torch.zeros(num_rows, 4, 4, edge), torch.zeros(num_rows), rows, [()] * num_rows)
+    x, timestep = torch.zeros(num_rows, 4, 4, edge), torch.zeros(num_rows)
+    rig.forward(x, timestep, rows, [()] * num_rows, TEXTS[:num_rows])
     assert recorder.replayed == []
 
 
@@ -182,15 +189,56 @@ def test_lines_that_change_hands_are_seen() -> None:
     assert not torch.equal(rig.run(second), before)
 
 
-def test_the_same_text_is_projected_again_for_other_adapters() -> None:
-    unet = AttendingUnet()
-    bank = inject(unet.module, num_lines=16)
-    forward = Forward(unet, bank, recorder=None, sizes=(1,))  # type: ignore[arg-type]
-    weight = bank.weight_of("attention.to_v")
-    assert weight is not None
-    lines = bank.write(bank.pack({"attention.to_v": branch(weight, 2)}))
-    x, told = torch.ones(1, 4, 2, 2), replace(conditions(1), hidden=torch.ones(1, 7, 3))
-    before = forward(x, torch.zeros(1), told, [()])
-    after = forward(x, torch.zeros(1), told, [((lines, 1.0),)])
-    assert not torch.equal(before, after)
-    assert torch.equal(before, forward(x, torch.zeros(1), told, [()]))
+class Attending:
+    """A forward on an attention that remembers, and adapters of its values."""
+
+    def __init__(self, recorder: FakeRecorder | None = None) -> None:
+        self.unet = AttendingUnet()
+        self.bank = inject(self.unet.module, num_lines=16, fixed_shapes=False)
+        self.forward = Forward(
+            self.unet,  # type: ignore[arg-type]
+            self.bank,
+            recorder=recorder,
+            sizes=(1,),
+        )
+        weight = self.bank.weight_of("attention.to_v")
+        assert weight is not None
+        self.lines = self.bank.write(self.bank.pack({"attention.to_v": branch(weight, 2)}))
+        self.projected: list[int] = []
+        self.unet.attention.to_v.register_forward_hook(
+            lambda _layer, inputs, _output: self.projected.append(len(inputs[0]))
+        )
+
+    def run(self, *rows: tuple[RowText, int, bool]) -> Tensor:
+        """Attend, row by row, to the text of a seed, adapted or not."""
+        hidden = [torch.randn(7, 3, generator=torch.Generator().manual_seed(s)) for _, s, _ in rows]
+        told = replace(conditions(len(rows)), hidden=torch.stack(hidden))
+        adapters = [((self.lines, 1.0),) if adapted else () for _, _, adapted in rows]
+        texts = [text for text, _, _ in rows]
+        return self.forward(
+            torch.ones(len(rows), 4, 2, 2), torch.zeros(len(rows)), told, adapters, texts
+        )
+
+
+def test_only_texts_that_are_new_are_projected() -> None:
+    rig, first, second = Attending(), (RowText(), 1, False), (RowText(), 2, True)
+    rig.run(first)
+    rig.run(second, first)
+    rig.run(first, second)
+    assert rig.projected == [1, 1]
+
+
+def test_a_new_text_is_projected_with_its_own_adapters() -> None:
+    rig, plain = Attending(), (RowText(), 1, False)
+    before = rig.run(plain)
+    both = rig.run(plain, (RowText(), 1, True))
+    assert torch.equal(both[:1], before)
+    assert torch.equal(both[1:], rig.run((RowText(), 1, True)))
+    assert not torch.equal(both[1:], before)
+
+
+def test_recorded_forwards_remember_no_text(recorder: FakeRecorder) -> None:
+    rig, text = Attending(recorder), (RowText(), 1, False)
+    rig.run(text)
+    rig.run(text)
+    assert rig.projected == [1, 1]

@@ -62,3 +62,11 @@ def test_a_tick_that_is_tried_again_gets_the_same_noise() -> None:
     assert first is not None
     assert second is not None
     assert torch.equal(first, second)
+
+
+def test_a_slot_remembers_its_texts_in_one_unet_at_a_time() -> None:
+    image = slot(0)
+    first = image.texts(Expert.BASE)
+    assert image.texts(Expert.BASE) is first
+    assert image.texts(Expert.REFINER) is not first
+    assert image.texts(Expert.BASE) is not first

@@ -83,6 +83,17 @@ def test_a_convolution_adds_every_rows_own_product(window: Window) -> None:
     torch.testing.assert_close(made.double(), y.double() + added, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("window", [WINDOWS[0], WINDOWS[2]])
+def test_a_pictures_order_in_memory_stays(window: Window) -> None:
+    taps = window.kernel[0] * window.kernel[1]
+    last = torch.channels_last
+    x, y = (drawn(4, 6, 9, 8).to(memory_format=last), drawn(4, 7, 9, 8).to(memory_format=last))
+    made = add_low_rank(
+        y, x, factors=factors(6 * taps, 7), rows=four_rows(), bias=None, window=window
+    )
+    assert made.is_contiguous(memory_format=last)
+
+
 @pytest.mark.parametrize("window", [None, WINDOWS[0]])
 def test_gains_multiply_the_output_without_its_bias(window: Window | None) -> None:
     found = factors(9 * 6 if window else 6, 7)

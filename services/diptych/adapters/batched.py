@@ -85,8 +85,10 @@ def _gathered_forward(
 def _add_group(y: Tensor, x: Tensor, group: Group, window: Window | None) -> Tensor:
     if group.rows is None:
         return add_product(y, x, down=group.down, up=group.up, window=window)
-    added = add_product(y[group.rows], x[group.rows], down=group.down, up=group.up, window=window)
-    y[group.rows] = added
+    part = y[group.rows]
+    added = add_product(part, x[group.rows], down=group.down, up=group.up, window=window)
+    if isinstance(group.rows, Tensor) or added.data_ptr() != part.data_ptr():
+        y[group.rows] = added
     return y
 
 

@@ -73,6 +73,10 @@ class Lines:
         """Return the line that holds its gains, 0 if it has none."""
         return self.numbers[-1] if self.out_gains or self.in_gains else 0
 
+    def form_at(self, name: str) -> tuple[int, bool, bool]:
+        """Return its rank on a layer, and whether it has gains of the outputs and the inputs."""
+        return self.ranks.get(name, 0), name in self.out_gains, name in self.in_gains
+
 
 RowUses = tuple[tuple[Lines, float], ...]
 """The sets one row uses, each times a scale; at most one has gains, and its scale is 1."""
@@ -101,6 +105,29 @@ class Gathered:
     """[B, in]"""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _PlannedGroup:
+    """Rows whose ranks on one layer share a bucket, and the lines they take of its factors."""
+
+    rows: slice | Tensor | None
+    """None is all rows."""
+    numbers: Tensor
+    """[b * R]"""
+    scales: Tensor
+    """[b, R, 1]"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Plan:
+    """Which lines the rows of one batch take of a layer; the same for all layers that are alike."""
+
+    groups: tuple[_PlannedGroup, ...]
+    out_gains: Tensor | None
+    """[B]"""
+    in_gains: Tensor | None
+    """[B]"""
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class RowLines:
     """The sets that the rows of one batch use, as a value; ``Bank.select`` makes it.
@@ -112,8 +139,13 @@ class RowLines:
     uses: tuple[RowUses, ...]
     tensors: RowTensors
     """The same for a compiled forward or a kernel."""
+    _sets: tuple[Lines, ...] = field(init=False)
+    _plans: dict[tuple[object, ...], _Plan | None] = field(default_factory=dict)
     _memory: dict[str, Gathered | None] = field(default_factory=dict)
     _room_bytes: int = _REMEMBERED_BYTES
+
+    def __post_init__(self) -> None:
+        self._sets = tuple({lines: None for uses in self.uses for lines, _ in uses})
 
     @property
     def shape(self) -> tuple[int, int, bool, bool]:
@@ -125,16 +157,24 @@ class RowLines:
         """Return what the rows add to ``layer``; None if nothing."""
         if layer.name in self._memory:
             return self._memory[layer.name]
-        found = _gather(layer, self.uses)
+        plan = self._plan(layer)
+        found = None if plan is None else _gather(layer, plan)
         size_bytes = 0 if found is None else _size_bytes(found)
         if size_bytes <= self._room_bytes:
             self._memory[layer.name] = found
             self._room_bytes -= size_bytes
         return found
 
+    def _plan(self, layer: Layer) -> _Plan | None:
+        """Return the plan for ``layer``, made once for all layers that every set treats alike."""
+        alike = tuple(lines.form_at(layer.name) for lines in self._sets)
+        if alike not in self._plans:
+            self._plans[alike] = _make_plan(layer, self.uses)
+        return self._plans[alike]
 
-def _gather(layer: Layer, rows: Sequence[RowUses]) -> Gathered | None:
-    """Return what ``rows`` add to ``layer``; None if nothing."""
+
+def _make_plan(layer: Layer, rows: Sequence[RowUses]) -> _Plan | None:
+    """Return which lines ``rows`` take of ``layer``; None if none."""
     by_bucket: dict[int, list[int]] = {}
     for row, uses in enumerate(rows):
         rank = sum(lines.ranks.get(layer.name, 0) for lines, _ in uses)
@@ -144,12 +184,11 @@ def _gather(layer: Layer, rows: Sequence[RowUses]) -> Gathered | None:
     in_lines = [_gain_line(uses, layer.name, outputs=False) for uses in rows]
     if not by_bucket and not any(out_lines) and not any(in_lines):
         return None
-    down, up, _ = layer.factors
-    num_inputs = layer.weight.shape[1]
-    return Gathered(
-        groups=tuple(_group(layer, rows, *item) for item in sorted(by_bucket.items())),
-        out_gains=_lines_at(up, out_lines) if any(out_lines) else None,
-        in_gains=_lines_at(down[:, :num_inputs], in_lines) if any(in_lines) else None,
+    device = layer.weight.device
+    return _Plan(
+        groups=tuple(_plan_group(layer, rows, *item) for item in sorted(by_bucket.items())),
+        out_gains=torch.tensor(out_lines, device=device) if any(out_lines) else None,
+        in_gains=torch.tensor(in_lines, device=device) if any(in_lines) else None,
     )
 
 
@@ -161,8 +200,10 @@ def _gain_line(uses: RowUses, name: str, *, outputs: bool) -> int:
     return 0
 
 
-def _group(layer: Layer, rows: Sequence[RowUses], bucket: int, chosen: list[int]) -> Group:
-    """Return the factors of the rows ``chosen``, each padded with line 0 to ``bucket``."""
+def _plan_group(
+    layer: Layer, rows: Sequence[RowUses], bucket: int, chosen: list[int]
+) -> _PlannedGroup:
+    """Return the lines of the rows ``chosen``, each padded with line 0 to ``bucket``."""
     numbers = np.zeros((len(chosen), bucket), dtype=np.int64)
     scales = np.zeros((len(chosen), bucket, 1), dtype=np.float32)
     for place, row in enumerate(chosen):
@@ -172,12 +213,33 @@ def _group(layer: Layer, rows: Sequence[RowUses], bucket: int, chosen: list[int]
             numbers[place, start:stop] = lines.numbers[: stop - start]
             scales[place, start:stop] = scale
             start = stop
-    shape, flat = (len(chosen), bucket, -1), numbers.ravel().tolist()
-    up = _lines_at(layer.factors.up, flat).view(shape)
+    device = layer.weight.device
+    return _PlannedGroup(
+        rows=_row_selector(chosen, len(rows), device),
+        numbers=torch.from_numpy(numbers.ravel()).to(device),
+        scales=torch.from_numpy(scales).to(layer.factors.up),
+    )
+
+
+def _gather(layer: Layer, plan: _Plan) -> Gathered:
+    """Return what a plan's lines are in ``layer``."""
+    down, up, _ = layer.factors
+    num_inputs = layer.weight.shape[1]
+    out_gains, in_gains = plan.out_gains, plan.in_gains
+    return Gathered(
+        groups=tuple(_gather_group(layer, group) for group in plan.groups),
+        out_gains=None if out_gains is None else up.index_select(0, out_gains),
+        in_gains=None if in_gains is None else down[:, :num_inputs].index_select(0, in_gains),
+    )
+
+
+def _gather_group(layer: Layer, group: _PlannedGroup) -> Group:
+    down, up, _ = layer.factors
+    shape = (*group.scales.shape[:2], -1)
     return Group(
-        rows=_row_selector(chosen, len(rows), layer.weight.device),
-        down=_lines_at(layer.factors.down, flat).view(shape),
-        up=up.mul_(torch.from_numpy(scales).to(up)),
+        rows=group.rows,
+        down=down.index_select(0, group.numbers).view(shape),
+        up=up.index_select(0, group.numbers).view(shape).mul_(group.scales),
     )
 
 
@@ -188,10 +250,6 @@ def _row_selector(chosen: list[int], num_rows: int, device: torch.device) -> sli
     if chosen[-1] - chosen[0] == len(chosen) - 1:
         return slice(chosen[0], chosen[-1] + 1)
     return torch.tensor(chosen, device=device)
-
-
-def _lines_at(table: Tensor, numbers: list[int]) -> Tensor:
-    return table.index_select(0, torch.tensor(numbers, device=table.device))
 
 
 def _size_bytes(gathered: Gathered) -> int:

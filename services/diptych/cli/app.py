@@ -10,7 +10,7 @@ from diptych.cli.cache_warm import warm
 from diptych.cli.demo import demo
 from diptych.cli.generate import generate
 from diptych.cli.refine import refine
-from diptych.inference.allocator import bound_arenas
+from diptych.inference.allocator import set_heap_up
 
 __all__ = ["app", "main"]
 
@@ -60,5 +60,5 @@ app.add_typer(bench.app, name="bench", rich_help_panel=_MODELS)
 
 def main() -> None:
     """Run the command that ``sys.argv`` names, in a process that is its own."""
-    bound_arenas()
+    set_heap_up()
     app()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diptych.errors import DiptychError, SettingInvalid
-from diptych.inference.allocator import bound_arenas
+from diptych.inference.allocator import set_heap_up
 from diptych.inference.server import run_server
 from diptych.inference.settings import load_settings
 
@@ -45,5 +45,5 @@ def _value(given: str | int) -> str | int | None:
 
 
 if __name__ == "__main__":
-    bound_arenas()
+    set_heap_up()
     sys.exit(main())

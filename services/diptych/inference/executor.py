@@ -246,11 +246,13 @@ class DeviceExecutor:
         x = state * table[:, C_IN].view(-1, 1, 1, 1)
         timestep = table[:, TIMESTEP]
         adapters = [slot.adapters[expert] for slot in slots]
+        texts = [slot.texts(expert) for slot in slots]
         output = self._forwards[expert](
             torch.cat([x, x[twice]]),
             torch.cat([timestep, timestep[twice]]),
             conditions,
             [*adapters, *[adapters[row] for row in guided]],
+            [*[prompt for prompt, _ in texts], *[texts[row][1] for row in guided]],
         )
         cond, uncond = output[:num_images], output[num_images:]
         if not guided:

@@ -7,6 +7,7 @@ that were not warmed at start run eagerly: nothing is ever recorded or compiled 
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
 import torch
@@ -17,7 +18,7 @@ from diptych.adapters.row_lines import RowLines, RowUses
 from diptych.inference.conditions import Conditions
 from diptych.inference.graphs import Predict
 from diptych.kernels.low_rank import RowTensors
-from diptych.models.text_memory import forget_text, remember_text
+from diptych.models.text_memory import RowText, TextMemory, remember_text
 from diptych.models.unet import Unet
 
 __all__ = ["Forward", "Recorder", "batch_sizes"]
@@ -55,12 +56,17 @@ class Forward:
         self._recorded = None if recorder is None else recorder(self._predict)
         self._sizes = tuple(sorted(sizes))
         self._warm: set[tuple[object, ...]] = set()
-        self._told: tuple[Tensor | None, tuple[RowUses, ...]] = (None, ())
-        if unet.device.type == "cpu":
-            remember_text(unet.module)
+        self._memory: TextMemory | None = None
+        if unet.device.type == "cpu" and recorder is None:
+            self._memory = remember_text(unet.module)
 
     def __call__(
-        self, x: Tensor, timestep: Tensor, conditions: Conditions, adapters: Sequence[RowUses]
+        self,
+        x: Tensor,
+        timestep: Tensor,
+        conditions: Conditions,
+        adapters: Sequence[RowUses],
+        texts: Sequence[RowText],
     ) -> Tensor:
         """Return the prediction for ``x`` [R, 4, h, w] at ``timestep`` [R], each with its adapters.
 
@@ -69,14 +75,16 @@ class Forward:
             timestep: One per row.
             conditions: Of R rows.
             adapters: The lines each of the R rows uses.
+            texts: What each of the R rows remembers of its text, if the UNet is one to remember;
+                a row that keeps them keeps its text and its adapters.
         """
-        self._forget_other(conditions.hidden, tuple(adapters))
         num_rows = len(x)
         size = next((size for size in self._sizes if size >= num_rows), num_rows)
         padded = self._select((*adapters, *[adapters[-1]] * (size - num_rows)))
         rows = None if padded is None else padded.tensors
         if self._recorded is None or self._shape(size, x, conditions, rows) not in self._warm:
-            with self._bank.using(self._select(tuple(adapters))):
+            told = self._remember(conditions.hidden, adapters, texts)
+            with self._bank.using(self._select(tuple(adapters))), told:
                 return self._unet.predict(x, timestep, **_named(conditions))
         x, timestep, conditions = _padded(x, timestep, conditions, size)
         return self._recorded(x, timestep, rows, **_named(conditions))[:num_rows]
@@ -92,11 +100,17 @@ class Forward:
         """Drop what was gathered, as lines are about to change hands."""
         self._selected.clear()
 
-    def _forget_other(self, text: Tensor, adapters: tuple[RowUses, ...]) -> None:
-        """Drop the keys and values that the same text had with other adapters."""
-        told, self._told = self._told, (text, adapters)
-        if told[0] is text and told[1] != adapters:
-            forget_text(self._unet.module)
+    def _remember(
+        self, hidden: Tensor, adapters: Sequence[RowUses], texts: Sequence[RowText]
+    ) -> AbstractContextManager[None]:
+        """Project the texts that are new; return the context in which all are attended to."""
+        if self._memory is None:
+            return nullcontext()
+        new = [row for row, text in enumerate(texts) if text.keys_values is None]
+        if new:
+            with self._bank.using(self._bank.select([adapters[row] for row in new])):
+                self._memory.project(hidden[new], [texts[row] for row in new])
+        return self._memory.using(texts)
 
     def _select(self, adapters: tuple[RowUses, ...]) -> RowLines | None:
         """Return the lines of a batch; remembered while the same rows come again."""

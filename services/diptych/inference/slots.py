@@ -11,6 +11,7 @@ from diptych.diffusion.noise import RowNoise
 from diptych.inference.conditions import Conditions
 from diptych.inference.route import Route
 from diptych.inference.trajectory import Expert
+from diptych.models.text_memory import RowText
 
 __all__ = ["Slot", "gather_noise", "gather_state"]
 
@@ -33,11 +34,22 @@ class Slot:
     row: int = 0
     drawn: dict[int, Tensor] = field(default_factory=dict)
     """Noise by evaluation that a failed tick drew and did not use."""
+    remembered: tuple[Expert, tuple[RowText, RowText]] | None = None
+    """What the UNet it was last in made of its texts."""
 
     @property
     def latents(self) -> Tensor:
         """Return x, [C, h, w]."""
         return self.batch[self.row, 0]
+
+    def texts(self, expert: Expert) -> tuple[RowText, RowText]:
+        """Return what an expert's UNet makes of its prompt and of its negative one.
+
+        What another UNet made of them is dropped.
+        """
+        if self.remembered is None or self.remembered[0] is not expert:
+            self.remembered = (expert, (RowText(), RowText()))
+        return self.remembered[1]
 
     def draw(self, position: int) -> Tensor:
         """Return the solver noise of evaluation ``position`` [C, h, w] on the CPU; drawn once."""

@@ -121,8 +121,9 @@ def add_product(y: Tensor, x: Tensor, *, down: Tensor, up: Tensor, window: Windo
     if window is None:
         reduced = torch.bmm(x.reshape(num_rows, -1, x.shape[-1]), down.mT)
         return y.reshape(num_rows, -1, shape[-1]).baddbmm_(reduced, up).view(shape)
-    reduced = _shrink_windows(x, down, window)
-    return y.reshape(num_rows, shape[1], -1).baddbmm_(up.mT, reduced).view(shape)
+    reduced = _shrink_windows(x.contiguous(), down, window)
+    # In place: ``y`` keeps its order in memory, on which the rounding of later layers depends.
+    return y.add_(torch.bmm(up.mT, reduced).view(shape))
 
 
 def scale_output(y: Tensor, gains: Tensor, *, bias: Tensor | None, window: Window | None) -> Tensor:
