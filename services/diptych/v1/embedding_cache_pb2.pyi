@@ -688,7 +688,8 @@ class WarmDatasetRequest(_message.Message):
     """A UUID that names the call in logs (AIP-155). Empty: the server draws one."""
     manifest: _builtins.str
     """The dataset's manifest, YAML or JSON, at most 1 MiB; its paths lie below the server's dataset
-    folder, its S3 prefixes and urls among those that the server's settings allow.
+    folder, its S3 prefixes among those that the server's settings allow. A server fetches no urls
+    and nothing from hubs for its callers.
     """
     @_builtins.property
     def stages(self) -> _containers.RepeatedScalarFieldContainer[Global___EncoderStage.ValueType]:
