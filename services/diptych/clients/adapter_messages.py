@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from datetime import UTC
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 from diptych.clients.adapter_values import (
     AdapterFilter,
@@ -17,6 +17,7 @@ from diptych.clients.adapter_values import (
     OnProgress,
     Residency,
 )
+from diptych.clients.message_fields import INT32, INT64, chosen, integer
 from diptych.errors import FieldViolation, InvalidRequest
 from diptych.v1 import adapters_pb2 as pb
 
@@ -53,10 +54,6 @@ ELECTIONS: Final[Mapping[str | None, pb.SignElection.ValueType]] = {
     "total": pb.SIGN_ELECTION_TOTAL,
     "frequency": pb.SIGN_ELECTION_FREQUENCY,
 }
-INT32: Final = 1 << 31
-INT64: Final = 1 << 63
-
-Number = TypeVar("Number")
 
 
 def import_messages(
@@ -72,7 +69,7 @@ def import_messages(
         name=call.name,
         tag=call.tag,
         family=call.family,
-        stage=_chosen("stage", call.stage, STAGES),
+        stage=chosen("stage", call.stage, STAGES),
         trigger_words=call.trigger_words,
         replace=call.replace,
         expected_digest=call.expected_digest,
@@ -96,11 +93,11 @@ def list_request(where: AdapterFilter, page_size: int, page_token: str) -> pb.Li
         InvalidRequest: A value is none that a message holds.
     """
     return pb.ListAdaptersRequest(
-        page_size=_integer("page_size", page_size, INT32),
+        page_size=integer("page_size", page_size, INT32),
         page_token=page_token,
         name_prefix=where.name_prefix,
         family=where.family,
-        stage=_chosen("stage", where.stage, STAGES),
+        stage=chosen("stage", where.stage, STAGES),
         kind=where.kind,
     )
 
@@ -119,16 +116,16 @@ def merge_request(call: MergeCall) -> pb.MergeAdaptersRequest:
             for adapter, weight in call.sources.items()
         ],
         method=call.method,
-        space=_chosen("space", call.space, SPACES),
+        space=chosen("space", call.space, SPACES),
         density=call.density,
-        rank=None if rank is None else _integer("rank", rank, INT32),
+        rank=None if rank is None else integer("rank", rank, INT32),
         energy=call.energy,
-        seed=_integer("seed", call.seed, INT64),
-        election=_chosen("election", call.election, ELECTIONS),
+        seed=integer("seed", call.seed, INT64),
+        election=chosen("election", call.election, ELECTIONS),
         weighted_vote=call.weighted_vote,
         slerp_t=call.slerp_t,
         prompts=call.prompts,
-        num_steps=None if num_steps is None else _integer("num_steps", num_steps, INT32),
+        num_steps=None if num_steps is None else integer("num_steps", num_steps, INT32),
         name=call.name,
         tag=call.tag,
         replace=call.replace,
@@ -209,18 +206,3 @@ def _chunks(source: Path | bytes) -> Iterator[bytes]:
     with source.open("rb") as stream:
         while chunk := stream.read(CHUNK_BYTES):
             yield chunk
-
-
-def _chosen(field: str, value: str | None, choices: Mapping[str | None, Number]) -> Number:
-    if value not in choices:
-        names = ", ".join(name for name in choices if name)
-        problem = f"{value!r:.80} is none of {names}"
-        raise InvalidRequest([FieldViolation(field=field, description=problem)])
-    return choices[value]
-
-
-def _integer(field: str, value: int, limit: int) -> int:
-    if not -limit <= value < limit:
-        problem = f"{value} is not in [{-limit}, {limit - 1}]"
-        raise InvalidRequest([FieldViolation(field=field, description=problem)])
-    return value

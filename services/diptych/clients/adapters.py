@@ -32,6 +32,7 @@ from diptych.clients.adapter_values import (
 )
 from diptych.clients.config import ClientConfig, call_options, meaning
 from diptych.clients.exporting import ExportWriter
+from diptych.clients.sending import Sending
 from diptych.errors import DiptychError, FieldViolation, InvalidRequest, ResponseCorrupt
 from diptych.rpc.channel import open_async_channel, open_channel
 from diptych.v1 import adapters_pb2 as pb
@@ -64,7 +65,7 @@ class AdapterClient:
             DiptychError: what the server raised, or ``Unavailable`` if none answers.
         """
         request_id = str(uuid.uuid4())
-        sending = _Sending(import_messages(call, request_id, progress))
+        sending = Sending(import_messages(call, request_id, progress))
         try:
             with self._translating(request_id):
                 answer = self._stub.ImportAdapter(
@@ -341,21 +342,6 @@ class AsyncAdapterClient:
             yield
         except grpc.RpcError as error:
             raise meaning(error, self._config, request_id) from error
-
-
-class _Sending:
-    """Messages on their way out; gRPC swallows what their iterator raises, so it is kept here."""
-
-    def __init__(self, messages: Iterator[pb.ImportAdapterRequest]) -> None:
-        self._messages = messages
-        self.problem: DiptychError | None = None
-
-    def __iter__(self) -> Iterator[pb.ImportAdapterRequest]:
-        try:
-            yield from self._messages
-        except DiptychError as error:
-            self.problem = error
-            raise
 
 
 def _merged(message: pb.MergeAdaptersResponse, progress: OnProgress | None) -> MergeResult | None:

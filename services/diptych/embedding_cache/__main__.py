@@ -1,17 +1,11 @@
 """``python -m diptych.embedding_cache``: keep and serve embeddings until SIGTERM."""
 
-import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from diptych.embedding_cache.server import run_server
 from diptych.embedding_cache.settings import load_settings
-from diptych.errors import DiptychError, SettingInvalid
-
-EXIT_FAILED = 1
-EXIT_BAD_SETTINGS = 64
-"""sysexits' EX_USAGE: starting again with the same settings is of no use."""
+from diptych.rpc.command import run_service
 
 INTEGERS = ("port", "metrics_port", "health_port")
 TEXTS = ("host", "base", "refiner", "device", "dtype", "dir", "store")
@@ -19,28 +13,14 @@ TEXTS = ("host", "base", "refiner", "device", "dtype", "dir", "store")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve as flags, ``DIPTYCH_*`` variables and the file say; return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m diptych.embedding_cache", description=__doc__)
-    parser.add_argument("--config", type=Path, help="YAML file of settings")
-    for name in INTEGERS:
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int)
-    for name in TEXTS:
-        parser.add_argument(f"--{name.replace('_', '-')}")
-    arguments = vars(parser.parse_args(argv))
-    config = arguments.pop("config")
-    own = {name: _value(given) for name, given in arguments.items() if given is not None}
-    try:
-        run_server(load_settings(config, {"cache": own}))
-    except SettingInvalid as error:
-        sys.stderr.write(f"{error}\n")
-        return EXIT_BAD_SETTINGS
-    except DiptychError as error:
-        sys.stderr.write(f"{error.reason}: {error}\n")
-        return EXIT_FAILED
-    return 0
-
-
-def _value(given: str | int) -> str | int | None:
-    return None if given == "none" else given
+    return run_service(
+        argv,
+        lambda config, given: run_server(load_settings(config, {"cache": given})),
+        program="python -m diptych.embedding_cache",
+        description=__doc__,
+        integers=INTEGERS,
+        texts=TEXTS,
+    )
 
 
 if __name__ == "__main__":
