@@ -139,8 +139,12 @@ class FakeEncoding:
 
     def _made(self, kind: str, names: tuple[str, str], number: int) -> bytes:
         self.num_encoded += 1
-        value = TensorValue(dtype="F32", shape=(1,), data=struct.pack("<f", number))
-        return write_entry(Entry(kind=kind, tensors=dict.fromkeys(names, value)))
+        data = struct.pack("<f", number)
+        shapes = {"hidden": (1, 1), "pooled": (1,), "mean": (1, 1, 1), "std": (1, 1, 1)}
+        tensors = {
+            name: TensorValue(dtype="F32", shape=shapes[name], data=data) for name in names
+        }
+        return write_entry(Entry(kind=kind, tensors=tensors))
 
     def _refuse(self) -> bytes:
         raise ImageInvalid("a.png", "is no picture")
