@@ -242,3 +242,27 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SettingInvalid, match="folder"):
         open_store(StoreConfig(folder=tmp_path / "file"))
+
+
+def test_a_bucket_that_fails_has_none_of_what_is_located(
+    counts: Counts, disk: PackStore, far: S3Blobs, proxy: FaultyProxy
+) -> None:
+    store = tiered(counts, disk, small_store(far))
+    disk.put(key_of(1), data_of(1))
+    proxy.cause(Fault(method="GET", kind="500", num_times=99))
+    assert store.locate([key_of(1), key_of(2)]) == {key_of(1): "disk"}
+    num_requests = len(proxy.requests)
+    assert store.locate([key_of(2)]) == {}
+    assert len(proxy.requests) == num_requests
+    assert counts.told == {("failed", "remote", "read"): 1}
+
+
+def test_sizes_are_told_without_reading(
+    counts: Counts, disk: PackStore, remote: PackStore
+) -> None:
+    store = tiered(counts, disk, remote, memory_bytes=0)
+    fill(store)
+    disk.put(key_of(50), data_of(50))
+    found = store.sizes([key_of(1), key_of(50), key_of(99)])
+    assert found == {key_of(1): len(data_of(1)), key_of(50): len(data_of(50))}
+    assert counts.told == {}

@@ -44,6 +44,10 @@ class FakeStore:
         found = {key: "disk" for key in keys if key in self.cold}
         return found | {key: "memory" for key in keys if key in self.values}
 
+    def missing(self, keys: Sequence[Digest]) -> list[Digest]:
+        located = self.locate(keys)
+        return [key for key in keys if key not in located]
+
     def read(self, key: Digest, *, kind: str) -> Found | None:
         self.gate.wait(10)
         for source, values in (("memory", self.values), ("disk", self.cold)):

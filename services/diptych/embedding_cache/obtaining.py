@@ -44,12 +44,15 @@ class Obtaining:
         found = await self._there(list(makes), kind=kind, with_values=with_values)
         missing = [key for key in makes if key not in found]
         if missing and mode is CacheMode.READ_ONLY:
+            for _ in missing:
+                self._store.count(None, kind=kind)
             raise EmbeddingMissing(str(missing[0]), len(missing))
-        flown = await _all({key: self._fly(key, makes[key], kind) for key in missing})
-        return found | {
-            key: one if with_values else Found(source=one.source, size_bytes=one.size_bytes)
-            for key, one in flown.items()
-        }
+        return found | await _all(
+            {
+                key: _joined(self._fly(key, makes[key], kind), with_value=with_values)
+                for key in missing
+            }
+        )
 
     async def _there(
         self, keys: Sequence[Digest], *, kind: str, with_values: bool
@@ -79,14 +82,14 @@ class Obtaining:
 
     def _fly(
         self, key: Digest, make: Callable[[], Future[bytes]], kind: str
-    ) -> Coroutine[Any, Any, Found]:
-        """Join the flight of ``key``, or begin one; leaving it does not end it."""
+    ) -> "asyncio.Task[Found]":
+        """Return the flight of ``key``, begun now if there is none."""
         flight = self._flights.get(key)
         if flight is None:
             flight = asyncio.ensure_future(self._make(key, make, kind))
             self._flights[key] = flight
             flight.add_done_callback(partial(self._landed, key))
-        return _joined(flight)
+        return flight
 
     def _landed(self, key: Digest, flight: "asyncio.Task[Found]") -> None:
         del self._flights[key]
@@ -109,8 +112,11 @@ class Obtaining:
         return await loop.run_in_executor(self._threads, partial(function, *arguments))
 
 
-async def _joined(flight: "asyncio.Task[Found]") -> Found:
-    return await asyncio.shield(flight)
+async def _joined(flight: "asyncio.Task[Found]", *, with_value: bool) -> Found:
+    """Wait for a flight, which goes on if this one leaves it; many values would not fit memory."""
+    found = await asyncio.shield(flight)
+    value = found.value if with_value else None
+    return Found(source=found.source, size_bytes=found.size_bytes, value=value)
 
 
 async def _all(works: Mapping[Digest, Coroutine[Any, Any, Result]]) -> dict[Digest, Result]:

@@ -111,7 +111,17 @@ class Store(Protocol):
         """Return what memory holds of ``key``; never waits."""
 
     def locate(self, keys: Sequence[Digest]) -> dict[Digest, str]:
-        """Return the nearest tier of those of ``keys`` that are there; reads and counts nothing."""
+        """Return the nearest tier of those of ``keys`` that are there; reads and counts nothing.
+
+        A tier that does not answer has none.
+        """
+
+    def missing(self, keys: Sequence[Digest]) -> list[Digest]:
+        """Return those of ``keys`` that are nowhere; counts nothing.
+
+        Raises:
+            SourceUnavailable: A tier does not answer, so it cannot be told.
+        """
 
     def read(self, key: Digest, *, kind: str) -> Found | None:
         """Return an embedding, None if it is not there or turned out damaged; counts it."""

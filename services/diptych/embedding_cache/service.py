@@ -141,9 +141,8 @@ class EmbeddingCacheService(pb_grpc.EmbeddingCacheServiceServicer):
     ) -> pb.FindMissingResponse:
         """Name the keys that are not there."""
         keys = checked_keys(request.keys, at_least=0)
-        located = await self._run((await self._store()).locate, keys)
-        missing = [bytes.fromhex(key.hex) for key in keys if key not in located]
-        return pb.FindMissingResponse(keys=missing)
+        missing = await self._run((await self._store()).missing, keys)
+        return pb.FindMissingResponse(keys=[bytes.fromhex(key.hex) for key in missing])
 
     @override
     async def ReadEmbeddings(

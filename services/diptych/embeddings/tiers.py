@@ -35,6 +35,11 @@ _REMOTE_CHUNK_BYTES: Final = 16 * 2**20
 """A request to a bucket should be worth its way."""
 _REST_S: Final = 10.0
 """A tier whose reads failed is not asked again before."""
+_REST_FACTOR: Final = 5.0
+"""Nor before so many times as long as it took to fail: who asks next waits as long."""
+_MAX_REST_S: Final = 300.0
+_REMOTE_TIMEOUT_S: Final = 15.0
+"""Without a byte from a bucket; encoding anew takes less."""
 
 
 class TierObserver(Protocol):
@@ -107,19 +112,34 @@ class _Tier:
     def get(self, key: Digest) -> bytes | None:
         if self.rests:
             return None
+        began_s = time.monotonic()
         try:
             return self.store.get(key)
         except DiptychError as error:
-            self.read_failed(error)
+            self.read_failed(error, time.monotonic() - began_s)
             return None
 
     def read_many(self, keys: list[Digest]) -> Iterator[tuple[Digest, bytes]]:
         if self.rests or not keys:
             return
+        began_s = time.monotonic()
         try:
-            yield from self.store.read_many(keys)
+            for found in self.store.read_many(keys):
+                yield found
+                began_s = time.monotonic()
         except DiptychError as error:
-            self.read_failed(error)
+            self.read_failed(error, time.monotonic() - began_s)
+
+    def missing(self, keys: list[Digest]) -> list[Digest]:
+        """Return those of ``keys`` that are not known to be here."""
+        if self.rests or not keys:
+            return keys
+        began_s = time.monotonic()
+        try:
+            return self.store.missing(keys)
+        except DiptychError as error:
+            self.read_failed(error, time.monotonic() - began_s)
+            return keys
 
     def put(self, key: Digest, data: bytes) -> None:
         try:
@@ -142,8 +162,9 @@ class _Tier:
         self._observer.failed(self.name, "write")
         _log.warning("embeddings are not kept in %s: %s", self.name, error)
 
-    def read_failed(self, error: DiptychError) -> None:
-        self._rests_until_s = time.monotonic() + _REST_S
+    def read_failed(self, error: DiptychError, after_s: float = 0.0) -> None:
+        rest_s = min(max(_REST_S, _REST_FACTOR * after_s), _MAX_REST_S)
+        self._rests_until_s = time.monotonic() + rest_s
         self._observer.failed(self.name, "read")
         _log.warning("embeddings are not read from %s for a while: %s", self.name, error)
 
@@ -198,14 +219,13 @@ class TieredStore:
     def locate(self, keys: Iterable[Digest]) -> dict[Digest, str]:
         """Return the nearest tier of those of ``keys`` that are somewhere; reads no entry.
 
-        Raises:
-            SourceUnavailable: A tier does not answer, so it cannot be told.
+        A tier that does not answer has none, as for ``get``.
         """
         asked = list(dict.fromkeys(keys))
         found = {key: "memory" for key in asked if self.memory.has(key)}
         left = [key for key in asked if key not in found]
         for tier in self._tiers:
-            missing = tier.store.missing(left) if left else left
+            missing = tier.missing(left)
             absent = set(missing)
             found |= {key: tier.name for key in left if key not in absent}
             left = missing
@@ -228,6 +248,18 @@ class TieredStore:
                 yield key, data
         for _ in left:
             self._observer.miss(kind)
+
+    def sizes(self, keys: Iterable[Digest]) -> dict[Digest, int]:
+        """Return the bytes of those of ``keys`` that are somewhere; reads and counts nothing.
+
+        Raises:
+            SourceUnavailable: A tier does not answer, so it cannot be told.
+        """
+        left = dict.fromkeys(keys)
+        found = {key: len(data) for key in left if (data := self.memory.get(key)) is not None}
+        for tier in self._tiers:
+            found |= tier.store.sizes([key for key in left if key not in found])
+        return found
 
     def missing(self, keys: Iterable[Digest]) -> list[Digest]:
         """Return those of ``keys`` that are in no tier, in their order.
@@ -356,5 +388,9 @@ def _in_bucket(config: StoreConfig) -> BlobStore:
     if not str(config.s3_uri).startswith("s3://") or not bucket or not prefix:
         description = f"expected s3://bucket/prefix, not {str(config.s3_uri)[:80]!r}"
         raise SettingInvalid([FieldViolation(field="s3_uri", description=description)])
-    s3 = S3Config(endpoint_url=config.s3_endpoint, region=config.s3_region)
+    s3 = S3Config(
+        endpoint_url=config.s3_endpoint,
+        region=config.s3_region,
+        read_timeout_s=_REMOTE_TIMEOUT_S,
+    )
     return S3Blobs(S3Store(bucket, s3), prefix=prefix)
