@@ -334,9 +334,7 @@ def test_memory_does_not_grow_with_the_entries_served(local: LocalBlobs) -> None
     assert after_bytes - before_bytes < 20_000
 
 
-def test_many_who_wait_for_a_bucket_that_fails_wait_once(
-    far: S3Blobs, proxy: FaultyProxy
-) -> None:
+def test_many_who_wait_for_a_bucket_that_fails_wait_once(far: S3Blobs, proxy: FaultyProxy) -> None:
     store = small_store(far)
     proxy.cause(Fault(method="GET", kind="500", num_times=99))
     start = threading.Barrier(8)

@@ -257,9 +257,7 @@ def test_a_bucket_that_fails_has_none_of_what_is_located(
     assert counts.told == {("failed", "remote", "read"): 1}
 
 
-def test_sizes_are_told_without_reading(
-    counts: Counts, disk: PackStore, remote: PackStore
-) -> None:
+def test_sizes_are_told_without_reading(counts: Counts, disk: PackStore, remote: PackStore) -> None:
     store = tiered(counts, disk, remote, memory_bytes=0)
     fill(store)
     disk.put(key_of(50), data_of(50))

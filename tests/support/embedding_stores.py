@@ -17,6 +17,7 @@ from diptych.embedding_cache.ports import (
 )
 from diptych.embeddings.entry import Entry, TensorValue, write_entry
 from diptych.embeddings.key import EncoderIdentity, ImageRecord, Preprocessing, PromptRecord
+from diptych.embeddings.memory import Held
 from diptych.errors import ImageInvalid, PromptTooLong
 
 __all__ = ["FakeEncoding", "FakeStore"]
@@ -37,8 +38,9 @@ class FakeStore:
         self.num_flushes = 0
         self.counted: Counter[tuple[str | None, str]] = Counter()
 
-    def peek(self, key: Digest) -> bytes | None:
-        return self.values.get(key)
+    def peek(self, key: Digest) -> Held | None:
+        value = self.values.get(key)
+        return None if value is None else Held(value)
 
     def locate(self, keys: Sequence[Digest]) -> dict[Digest, str]:
         found = {key: "disk" for key in keys if key in self.cold}
@@ -130,10 +132,10 @@ class FakeEncoding:
         length = len(record.text or "")
         return self.threads.submit(self._made, "prompt", ("hidden", "pooled"), length)
 
-    def encode_image(self, record: ImageRecord, data: bytes) -> Future[bytes]:
+    def encode_image(self, record: ImageRecord, data: bytes, *, label: str = "") -> Future[bytes]:
         del record
         if data.startswith(b"bad"):
-            return self.threads.submit(self._refuse)
+            return self.threads.submit(self._refuse, label)
         return self.threads.submit(self._made, "image", ("mean", "std"), len(data))
 
     def counts(self) -> tuple[EncodingCounts, ...]:
@@ -145,10 +147,8 @@ class FakeEncoding:
         self.num_encoded += 1
         data = struct.pack("<f", number)
         shapes = {"hidden": (1, 1), "pooled": (1,), "mean": (1, 1, 1), "std": (1, 1, 1)}
-        tensors = {
-            name: TensorValue(dtype="F32", shape=shapes[name], data=data) for name in names
-        }
+        tensors = {name: TensorValue(dtype="F32", shape=shapes[name], data=data) for name in names}
         return write_entry(Entry(kind=kind, tensors=tensors))
 
-    def _refuse(self) -> bytes:
-        raise ImageInvalid("a.png", "is no picture")
+    def _refuse(self, label: str) -> bytes:
+        raise ImageInvalid(label, "is no picture")

@@ -26,7 +26,7 @@ class Obtaining:
     """Owns the flights of one tenant's store."""
 
     def __init__(self, store: Store, threads: ThreadPoolExecutor) -> None:
-        self._store, self._threads = store, threads
+        self.store, self._threads = store, threads
         self._flights: dict[Digest, asyncio.Task[Found]] = {}
 
     async def obtain(
@@ -45,7 +45,7 @@ class Obtaining:
         missing = [key for key in makes if key not in found]
         if missing and mode is CacheMode.READ_ONLY:
             for _ in missing:
-                self._store.count(None, kind=kind)
+                self.store.count(None, kind=kind)
             raise EmbeddingMissing(str(missing[0]), len(missing))
         return found | await _all(
             {
@@ -60,10 +60,10 @@ class Obtaining:
         """Return those that are there; what memory holds is taken without a thread."""
         found: dict[Digest, Found] = {}
         for key in keys:
-            if (value := self._store.peek(key)) is not None:
-                self._store.count("memory", kind=kind)
-                kept = value if with_values else None
-                found[key] = Found(source="memory", size_bytes=len(value), value=kept)
+            if (held := self.store.peek(key)) is not None:
+                self.store.count("memory", kind=kind)
+                kept = held.data if with_values else None
+                found[key] = Found(source="memory", size_bytes=len(held.data), value=kept)
         rest = [key for key in keys if key not in found]
         if not rest:
             return found
@@ -72,11 +72,11 @@ class Obtaining:
 
     def _look(self, keys: Sequence[Digest], *, kind: str, with_values: bool) -> dict[Digest, Found]:
         found: dict[Digest, Found] = {}
-        for key, tier in self._store.locate(keys).items():
+        for key, tier in self.store.locate(keys).items():
             if not with_values:
-                self._store.count(tier, kind=kind)
+                self.store.count(tier, kind=kind)
                 found[key] = Found(source=tier)
-            elif (one := self._store.read(key, kind=kind)) is not None:
+            elif (one := self.store.read(key, kind=kind)) is not None:
                 found[key] = one
         return found
 
@@ -97,11 +97,11 @@ class Obtaining:
             flight.exception()  # someone may have left before they heard of it
 
     async def _make(self, key: Digest, make: Callable[[], Future[bytes]], kind: str) -> Found:
-        there = await self._run(partial(self._store.read, key, kind=kind))
+        there = await self._run(partial(self.store.read, key, kind=kind))
         if there is not None:
             return there
         value = await self._value(make)
-        await self._run(self._store.write, key, value)
+        await self._run(self.store.write, key, value)
         return _encoded(value, with_value=True)
 
     async def _value(self, make: Callable[[], Future[bytes]]) -> bytes:

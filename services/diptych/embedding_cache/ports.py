@@ -8,6 +8,7 @@ from typing import Protocol
 
 from diptych.digest import Digest
 from diptych.embeddings.key import ImageRecord, Preprocessing, PromptRecord
+from diptych.embeddings.memory import Held
 
 __all__ = [
     "CacheMode",
@@ -107,7 +108,7 @@ class Reclaimed:
 class Store(Protocol):
     """One tenant's embeddings in all tiers; blocking, safe to use from many threads."""
 
-    def peek(self, key: Digest) -> bytes | None:
+    def peek(self, key: Digest) -> Held | None:
         """Return what memory holds of ``key``; never waits."""
 
     def locate(self, keys: Sequence[Digest]) -> dict[Digest, str]:
@@ -185,8 +186,10 @@ class Encoding(Protocol):
             QueueFull: Too much waits for the device.
         """
 
-    def encode_image(self, record: ImageRecord, data: bytes) -> Future[bytes]:
+    def encode_image(self, record: ImageRecord, data: bytes, *, label: str = "") -> Future[bytes]:
         """Return the entry of ``record`` to come; ``data`` is the image's file.
+
+        Errors call it ``label``.
 
         Raises:
             QueueFull: Too much waits for the device.

@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from diptych.digest import Digest
 from diptych.embedding_cache.ports import Found, Reclaimed, StoreCounts, TierCounts
+from diptych.embeddings.memory import Held
 from diptych.embeddings.roots import RootInfo, Roots
 from diptych.embeddings.tiers import StoreConfig, TieredStore, TierObserver, open_store
 from diptych.embeddings.upkeep import GcReport, gc
@@ -121,9 +122,9 @@ class TenantStore:
     """Bytes by tier; 0 for none."""
     counting: _Counting
 
-    def peek(self, key: Digest) -> bytes | None:
+    def peek(self, key: Digest) -> Held | None:
         """Return what memory holds of ``key``."""
-        return self.tiers.memory.get(key)
+        return self.tiers.memory.held(key)
 
     def locate(self, keys: Sequence[Digest]) -> dict[Digest, str]:
         """Return the nearest tier of those of ``keys`` that are there."""

@@ -1,6 +1,5 @@
 """Streams of images and embeddings, put together from their messages and taken apart into them."""
 
-import hashlib
 from collections.abc import AsyncIterator, Iterator
 from typing import Final
 
@@ -82,11 +81,11 @@ async def received_embeddings(
         raise receiving.cut()
 
 
-def embedding_messages(key: Digest, value: bytes) -> Iterator[pb.ReadEmbeddingsResponse]:
+def embedding_messages(
+    key: Digest, value: bytes, sha256: bytes
+) -> Iterator[pb.ReadEmbeddingsResponse]:
     """Yield the messages of one embedding: its header, then its bytes in chunks."""
-    header = pb.EmbeddingHeader(
-        key=bytes.fromhex(key.hex), size_bytes=len(value), sha256=hashlib.sha256(value).digest()
-    )
+    header = pb.EmbeddingHeader(key=bytes.fromhex(key.hex), size_bytes=len(value), sha256=sha256)
     yield pb.ReadEmbeddingsResponse(header=header)
     for start in range(0, len(value), CHUNK_BYTES):
         yield pb.ReadEmbeddingsResponse(chunk=value[start : start + CHUNK_BYTES])
