@@ -73,7 +73,12 @@ class FakeStore:
         self.values[key] = value
         return is_new
 
-    def flush(self) -> None:
+    @property
+    def num_failed_writes(self) -> int:
+        return 0
+
+    def flush(self, *, since: int) -> None:
+        del since
         self.num_flushes += 1
 
     def evict(self, keys: Sequence[Digest], *, is_dry_run: bool) -> Reclaimed:

@@ -136,8 +136,17 @@ class Store(Protocol):
     def write(self, key: Digest, value: bytes) -> bool:
         """Keep an embedding; tell whether it was new."""
 
-    def flush(self) -> None:
-        """Make everything written so far last."""
+    @property
+    def num_failed_writes(self) -> int:
+        """How many writes failed so far, for ``flush``."""
+
+    def flush(self, *, since: int) -> None:
+        """Make everything written so far last.
+
+        Raises:
+            StoreFull: Writes failed after they had been ``since`` many, maybe of what others put.
+            SourceUnavailable: Likewise.
+        """
 
     def evict(self, keys: Sequence[Digest], *, is_dry_run: bool) -> Reclaimed:
         """Drop embeddings, whatever needs them."""

@@ -181,10 +181,11 @@ class EmbeddingCacheService(pb_grpc.EmbeddingCacheServiceServicer):
     ) -> pb.WriteEmbeddingsResponse:
         """Keep embeddings that the caller made."""
         store, num_written, num_present = await self._store(), 0, 0
+        num_failed = store.num_failed_writes
         async for key, value in received_embeddings(aiter(request_iterator)):
             is_new = await self._run(_write, store, key, value)
             num_written, num_present = num_written + is_new, num_present + (not is_new)
-        await self._run(store.flush)
+        await self._run(store.flush, since=num_failed)
         return pb.WriteEmbeddingsResponse(num_written=num_written, num_present=num_present)
 
     @override

@@ -14,7 +14,8 @@ from diptych.digest import Digest
 from diptych.embedding_cache.ports import Found, Reclaimed, StoreCounts, TierCounts
 from diptych.embeddings.memory import Held
 from diptych.embeddings.roots import RootInfo, Roots
-from diptych.embeddings.tiers import StoreConfig, TieredStore, TierObserver, open_store
+from diptych.embeddings.tier import TierObserver
+from diptych.embeddings.tiers import StoreConfig, TieredStore, open_store
 from diptych.embeddings.upkeep import GcReport, gc
 from diptych.errors import DiptychError
 from diptych.telemetry.cache_metrics import TierReading
@@ -163,9 +164,14 @@ class TenantStore:
         self.tiers.put(key, value)
         return is_new
 
-    def flush(self) -> None:
-        """Make everything written so far last."""
-        self.tiers.flush()
+    @property
+    def num_failed_writes(self) -> int:
+        """How many writes failed so far."""
+        return self.tiers.num_failed_writes
+
+    def flush(self, *, since: int | None = None) -> None:
+        """Make everything written so far last; raises as ``TieredStore.flush`` does."""
+        self.tiers.flush(since=since)
 
     def evict(self, keys: Sequence[Digest], *, is_dry_run: bool) -> Reclaimed:
         """Drop embeddings, whatever needs them."""

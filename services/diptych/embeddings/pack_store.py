@@ -186,6 +186,11 @@ class PackStore:
         """Write what waits: all that was put before is in packs then. Raises what ``put`` does."""
         self._gathering.flush()
 
+    @property
+    def write_failures(self) -> tuple[int, DiptychError | None]:
+        """Return how many writes failed, whoever put what they held, and why the last did."""
+        return self._gathering.failures
+
     def close(self) -> None:
         """Flush, and end the threads."""
         try:

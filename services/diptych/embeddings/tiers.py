@@ -5,17 +5,16 @@ which the packs unused for longest go. A tier that fails is passed over, rested 
 become misses, and the caller encodes.
 """
 
-import logging
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from diptych.digest import Digest
 from diptych.embeddings.memory import MemoryStats, MemoryTier
 from diptych.embeddings.pack_store import PackConfig, PackStore, StoreStats
 from diptych.embeddings.removal import delete_entries, evict_packs
+from diptych.embeddings.tier import Tier, TierObserver
 from diptych.errors import DiptychError, FieldViolation, SettingInvalid
 from diptych.storage.blobs import BlobStore
 from diptych.storage.local import LocalBlobs
@@ -23,39 +22,16 @@ from diptych.storage.local import LocalBlobs
 __all__ = [
     "NO_OBSERVER",
     "StoreConfig",
-    "TierObserver",
     "TierStats",
     "TieredStore",
     "open_packs",
     "open_store",
 ]
 
-_log = logging.getLogger(__name__)
 _REMOTE_CHUNK_BYTES: Final = 16 * 2**20
 """A request to a bucket should be worth its way."""
-_REST_S: Final = 10.0
-"""A tier whose reads failed is not asked again before."""
-_REST_FACTOR: Final = 5.0
-"""Nor before so many times as long as it took to fail: who asks next waits as long."""
-_MAX_REST_S: Final = 300.0
 _REMOTE_TIMEOUT_S: Final = 15.0
 """Without a byte from a bucket; encoding anew takes less."""
-
-
-class TierObserver(Protocol):
-    """Counts what happens; methods are called from any thread and must not block."""
-
-    def hit(self, tier: str, kind: str) -> None:
-        """An entry was found in ``memory``, ``disk`` or ``remote``."""
-
-    def miss(self, kind: str) -> None:
-        """An entry was in no tier."""
-
-    def failed(self, tier: str, operation: str) -> None:
-        """A tier's ``read`` or ``write`` failed."""
-
-    def evicted(self, tier: str, num_entries: int, size_bytes: int) -> None:
-        """Entries went from ``disk`` because there was no more room for them."""
 
 
 class _NoObserver:
@@ -100,75 +76,6 @@ class TierStats:
     remote: StoreStats | None
 
 
-class _Tier:
-    """Packs with a name, left alone for a while after a read of them failed."""
-
-    def __init__(self, name: str, store: PackStore, observer: TierObserver) -> None:
-        self.name, self.store = name, store
-        self._observer = observer
-        self._rests_until_s = 0.0
-        self.write_error: DiptychError | None = None
-
-    def get(self, key: Digest) -> bytes | None:
-        if self.rests:
-            return None
-        began_s = time.monotonic()
-        try:
-            return self.store.get(key)
-        except DiptychError as error:
-            self.read_failed(error, time.monotonic() - began_s)
-            return None
-
-    def read_many(self, keys: list[Digest]) -> Iterator[tuple[Digest, bytes]]:
-        if self.rests or not keys:
-            return
-        began_s = time.monotonic()
-        try:
-            for found in self.store.read_many(keys):
-                yield found
-                began_s = time.monotonic()
-        except DiptychError as error:
-            self.read_failed(error, time.monotonic() - began_s)
-
-    def missing(self, keys: list[Digest]) -> list[Digest]:
-        """Return those of ``keys`` that are not known to be here."""
-        if self.rests or not keys:
-            return keys
-        began_s = time.monotonic()
-        try:
-            return self.store.missing(keys)
-        except DiptychError as error:
-            self.read_failed(error, time.monotonic() - began_s)
-            return keys
-
-    def put(self, key: Digest, data: bytes) -> None:
-        try:
-            self.store.put(key, data)
-        except DiptychError as error:
-            self.write_failed(error)
-
-    def flush(self) -> None:
-        try:
-            self.store.flush()
-        except DiptychError as error:
-            self.write_failed(error)
-
-    @property
-    def rests(self) -> bool:
-        return time.monotonic() < self._rests_until_s
-
-    def write_failed(self, error: DiptychError) -> None:
-        self.write_error = error
-        self._observer.failed(self.name, "write")
-        _log.warning("embeddings are not kept in %s: %s", self.name, error)
-
-    def read_failed(self, error: DiptychError, after_s: float = 0.0) -> None:
-        rest_s = min(max(_REST_S, _REST_FACTOR * after_s), _MAX_REST_S)
-        self._rests_until_s = time.monotonic() + rest_s
-        self._observer.failed(self.name, "read")
-        _log.warning("embeddings are not read from %s for a while: %s", self.name, error)
-
-
 class TieredStore:
     """All tiers as one store; safe to use from many threads."""
 
@@ -183,13 +90,15 @@ class TieredStore:
     ) -> None:
         self.memory = memory
         self._tiers = [
-            _Tier(name, store, observer)
+            Tier(name, store, observer)
             for name, store in (("disk", disk), ("remote", remote))
             if store is not None
         ]
         self._disk_bytes = disk_bytes if disk and remote else None
         self._observer = observer
         self._num_packs = 0
+        self._num_deletions = 0
+        """What was read before the last of them is not put back above."""
 
     @property
     def lasting(self) -> PackStore | None:
@@ -207,11 +116,13 @@ class TieredStore:
         if data is not None:
             self._observer.hit("memory", kind)
             return "memory", data
+        num_deletions = self._num_deletions
         for depth, tier in enumerate(self._tiers):
             data = tier.get(key)
             if data is not None:
                 self._observer.hit(tier.name, kind)
-                self._fill(key, data, depth)
+                if num_deletions == self._num_deletions:
+                    self._fill(key, data, depth)
                 return tier.name, data
         self._observer.miss(kind)
         return None
@@ -240,11 +151,13 @@ class TieredStore:
                 del left[key]
                 self._observer.hit("memory", kind)
                 yield key, data
+        num_deletions = self._num_deletions
         for depth, tier in enumerate(self._tiers):
             for key, data in tier.read_many(list(left)):
                 del left[key]
                 self._observer.hit(tier.name, kind)
-                self._fill(key, data, depth)
+                if num_deletions == self._num_deletions:
+                    self._fill(key, data, depth)
                 yield key, data
         for _ in left:
             self._observer.miss(kind)
@@ -279,8 +192,17 @@ class TieredStore:
             tier.put(key, data)
         self._bound()
 
-    def flush(self) -> None:
+    @property
+    def num_failed_writes(self) -> int:
+        """How many writes to the tier that lasts failed, for ``flush`` to tell of those since."""
+        return 0 if self.lasting is None else self.lasting.write_failures[0]
+
+    def flush(self, *, since: int | None = None) -> None:
         """Write what waits.
+
+        Args:
+            since: What ``num_failed_writes`` was before what should last was put: of many who put
+                and flush at once, everyone is told of a failure that may have been theirs.
 
         Raises:
             StoreFull: The tier that lasts has no room, now or at a ``put`` since the last flush.
@@ -292,16 +214,22 @@ class TieredStore:
         if self._tiers:
             last = self._tiers[-1]
             failure, last.write_error = last.write_error, None
+            num_failed, latest = last.store.write_failures
+            if since is not None:
+                failure = latest if num_failed > since else None
             if failure is not None:
                 raise failure
 
     def delete(self, keys: Iterable[Digest]) -> int:
         """Remove entries from every tier; return how many the last had. Raises as ``flush``."""
         gone, num_gone = list(keys), 0
-        for key in gone:
-            self.memory.drop(key)
-        for tier in self._tiers:
-            num_gone = delete_entries(tier.store, gone)
+        try:
+            for tier in self._tiers:
+                num_gone = delete_entries(tier.store, gone)
+        finally:
+            self._num_deletions += 1
+            for key in gone:
+                self.memory.drop(key)
         return num_gone
 
     def close(self) -> None:
