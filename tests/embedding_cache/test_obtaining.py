@@ -4,7 +4,7 @@ import asyncio
 import gc
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
@@ -175,7 +175,9 @@ async def test_values_that_nobody_asked_for_are_not_held(
     values = [key.hex.encode() for key in KEYS[:-1]]
     last: Future[bytes] = Future()
     made = zip(KEYS[:-1], values, strict=True)
-    makes = {key: partial(maker.threads.submit, lambda v: v, value) for key, value in made}
+    makes: dict[Digest, Callable[[], Future[bytes]]] = {
+        key: partial(maker.threads.submit, lambda v: v, value) for key, value in made
+    }
     makes[KEYS[-1]] = lambda: last
     call = asyncio.ensure_future(
         obtaining.obtain(makes, kind="prompt", mode=CacheMode.READ_THROUGH, with_values=False)

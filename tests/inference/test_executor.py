@@ -9,10 +9,12 @@ import torch
 from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipeline
 from diffusers.schedulers import UniPCMultistepScheduler
 
+from diptych.embeddings.memory import MemoryTier
 from diptych.errors import DiptychError, OutOfDeviceMemory
 from diptych.inference.executor import DeviceExecutor
 from diptych.inference.pictures import encode_picture
 from diptych.inference.ports import Placement
+from diptych.inference.prompt_cache import LocalPrompts, PromptTiers
 from diptych.inference.trajectory import (
     Expert,
     ImageInput,
@@ -201,3 +203,18 @@ def test_gives_a_denoised_estimate_to_rows_that_ask(executor: DeviceExecutor) ->
 def test_a_released_slot_can_be_released_again(executor: DeviceExecutor) -> None:
     executor.release(3)
     executor.release(3)
+
+
+def test_a_prompt_of_one_tenant_is_not_remembered_for_another(experts: Experts) -> None:
+    prompts = PromptTiers({"memory": LocalPrompts(MemoryTier(2**24))}, Unheard())
+    executor = DeviceExecutor(experts, prompts=prompts)
+    executor.encode([request(tenant="one")])
+    found = executor.encode([request(tenant="other"), request(tenant="one")])
+    counts = [one.num_texts_cached for one in found if not isinstance(one, DiptychError)]
+    assert counts[0] == 0
+    assert counts[1] > 0
+
+
+class Unheard:
+    def on_look(self, *, tier: str, kind: str, is_hit: bool) -> None:
+        """Count nothing."""

@@ -151,8 +151,12 @@ def _joined(spans: Collection[tuple[int, int]], size_bytes: int) -> list[tuple[i
 def _tensor(name: str, found: object, body: memoryview) -> TensorValue:
     assert isinstance(found, dict), "as _span saw"
     dtype, shape, (begin, end) = found.get("dtype"), found.get("shape"), found["data_offsets"]
-    is_described = isinstance(dtype, str) and dtype in ITEM_BYTES and isinstance(shape, list)
-    if not is_described or not all(map(_is_count, shape)):
+    if not (
+        isinstance(dtype, str)
+        and dtype in ITEM_BYTES
+        and isinstance(shape, list)
+        and all(map(_is_count, shape))
+    ):
         raise EmbeddingInvalid(f"tensor {_short(name)} is not described: {_short(found)}")
     if end - begin != math.prod(shape) * ITEM_BYTES[dtype] or min(shape, default=1) < 1:
         problem = f"{dtype} {_short(shape)} at bytes {begin} to {end} of {len(body)}"

@@ -1055,10 +1055,10 @@ class EvictUnneeded(_message.Message):
     OLDER_THAN_FIELD_NUMBER: _builtins.int
     BUDGET_BYTES_FIELD_NUMBER: _builtins.int
     budget_bytes: _builtins.int
-    """Oldest first until no more than this is left. 0: no such limit."""
+    """Oldest first until no more than this is left; without an age nothing else goes. 0: no limit."""
     @_builtins.property
     def older_than(self) -> _duration_pb2.Duration:
-        """Older than this. Absent: of any age beyond the server's grace period."""
+        """Older than this. Absent, and without a budget: of any age beyond the server's grace period."""
 
     def __init__(
         self,
