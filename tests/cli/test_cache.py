@@ -111,3 +111,10 @@ def test_server_is_asked(tmp_path: Path, invoke_json: InvokeJson) -> None:
         assert (evicted["num_evicted"], evicted["is_dry_run"]) == (0, True)
     finally:
         running.stop()
+
+
+def test_budget_alone_lets_go_of_no_more_than_exceeds_it(
+    folder: Path, invoke_json: InvokeJson
+) -> None:
+    age(folder, 7200)
+    assert invoke_json("cache", "gc", "--dir", folder, "--budget", "1G")["num_collected"] == 0

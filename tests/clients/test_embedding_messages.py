@@ -12,9 +12,11 @@ from diptych.clients.embedding_messages import (
     evict_unneeded_request,
     image_messages,
     key_groups,
+    prompts_request,
     read_encoded,
+    warm_request,
 )
-from diptych.clients.embedding_values import ImageInput, ImagesCall
+from diptych.clients.embedding_values import ImageInput, ImagesCall, PromptsCall
 from diptych.digest import Digest
 from diptych.embeddings.key import Preprocessing
 from diptych.errors import InvalidRequest, ResponseCorrupt
@@ -34,7 +36,7 @@ def chunk(data: bytes) -> pb.ReadEmbeddingsResponse:
 
 
 def fed(messages: Sequence[pb.ReadEmbeddingsResponse]) -> list[tuple[Digest, bytes]]:
-    reader = EmbeddingReader()
+    reader = EmbeddingReader([KEY])
     found = [reader.feed(message) for message in messages]
     reader.finish()
     return [one for one in found if one is not None]
@@ -60,6 +62,17 @@ def test_chunks_become_an_embedding() -> None:
                 header=pb.EmbeddingHeader(key=b"short", size_bytes=len(VALUE), sha256=HEADER.sha256)
             ),
             chunk(VALUE),
+        ],
+        [END],
+        [BEGIN, chunk(VALUE), BEGIN, chunk(VALUE), END],
+        [
+            pb.ReadEmbeddingsResponse(
+                header=pb.EmbeddingHeader(
+                    key=bytes(32), size_bytes=len(VALUE), sha256=HEADER.sha256
+                )
+            ),
+            chunk(VALUE),
+            pb.ReadEmbeddingsResponse(missing=pb.MissingKeys(keys=[RAW])),
         ],
     ],
 )
@@ -91,11 +104,11 @@ def test_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 
 def test_every_step_of_preprocessing_is_sent() -> None:
-    other = replace(SQUARE, orientation="ignore", colour="ignore", background=(1, 2, 3))
+    other = replace(SQUARE, orientation="ignore", colour="ignore", background=(1, 2, 3), frame=7)
     call = ImagesCall(images=[ImageInput(data=b"x", preprocessing=other)])
     sent = list(image_messages(call, "r"))[1].image.preprocessing
     assert (sent.ignore_orientation, sent.ignore_colour_profile) == (True, True)
-    assert sent.background == 0x010203
+    assert (sent.background, sent.frame) == (0x010203, 7)
 
 
 def test_age_that_no_message_holds_is_refused() -> None:
@@ -107,3 +120,17 @@ def test_keys_are_asked_for_once_and_in_groups() -> None:
     keys = [Digest.of_bytes(str(number).encode()) for number in range(70_000)]
     groups = list(key_groups([*keys, *keys]))
     assert [len(group) for group in groups] == [65_536, 70_000 - 65_536]
+
+
+def test_background_that_is_no_colour_is_refused() -> None:
+    other = replace(SQUARE, background=(-1, 300, 0))
+    call = ImagesCall(images=[ImageInput(data=b"x", preprocessing=other)])
+    with pytest.raises(InvalidRequest, match="background"):
+        list(image_messages(call, "r"))
+
+
+def test_text_that_utf8_cannot_spell_is_named() -> None:
+    with pytest.raises(InvalidRequest, match=r"prompts\[1\]\.text: character 1 is half"):
+        prompts_request(PromptsCall(prompts=["a", "b\ud800"]), "r")
+    with pytest.raises(InvalidRequest, match="manifest"):
+        warm_request("\ud800", (), "r")

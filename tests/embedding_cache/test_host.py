@@ -79,8 +79,8 @@ def test_image_is_decoded_and_encoded(stage: StageEncoders) -> None:
 
 def test_image_that_cannot_be_decoded_fails_alone(stage: StageEncoders) -> None:
     record = stage.image_record(Digest.of_bytes(b"x"), SQUARE)
-    with pytest.raises(ImageInvalid):
-        stage.encode_image(record, b"no picture").result(10)
+    with pytest.raises(ImageInvalid, match=r"image a\.png: "):
+        stage.encode_image(record, b"no picture", label="a.png").result(10)
 
 
 def test_images_beyond_those_that_may_wait_are_refused(

@@ -1,8 +1,10 @@
 """A missing embedding is made once, however many ask for it at the same time."""
 
 import asyncio
+import gc
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
@@ -14,6 +16,9 @@ from diptych.embedding_cache.ports import CacheMode
 from diptych.errors import EmbeddingMissing, ImageInvalid
 from support.embedding_stores import FakeStore
 
+NUM_THREADS = 8
+NOBODY_ELSE = sys.getrefcount([object()][0]) + 2
+"""The list, the loop's variable and the argument."""
 KEYS = [Digest.of_bytes(bytes([number])) for number in range(50)]
 
 
@@ -49,7 +54,7 @@ def maker() -> Iterator[Maker]:
 
 @pytest.fixture
 def threads() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(8) as threads:
+    with ThreadPoolExecutor(NUM_THREADS) as threads:
         yield threads
 
 
@@ -154,3 +159,36 @@ async def test_a_miss_and_a_hit_are_each_counted_once(
     await ask(obtaining, maker, KEYS[:1])
     await ask(obtaining, maker, KEYS[:1])
     assert store.counted == {(None, "prompt"): 1, ("memory", "prompt"): 1}
+
+
+async def test_read_only_call_counts_what_it_misses(
+    obtaining: Obtaining, maker: Maker, store: FakeStore
+) -> None:
+    with pytest.raises(EmbeddingMissing):
+        await ask(obtaining, maker, KEYS[:3], CacheMode.READ_ONLY)
+    assert store.counted == {(None, "prompt"): 3}
+
+
+async def test_values_that_nobody_asked_for_are_not_held(
+    obtaining: Obtaining, maker: Maker, store: FakeStore
+) -> None:
+    values = [key.hex.encode() for key in KEYS[:-1]]
+    last: Future[bytes] = Future()
+    made = zip(KEYS[:-1], values, strict=True)
+    makes: dict[Digest, Callable[[], Future[bytes]]] = {
+        key: partial(maker.threads.submit, lambda v: v, value) for key, value in made
+    }
+    makes[KEYS[-1]] = lambda: last
+    call = asyncio.ensure_future(
+        obtaining.obtain(makes, kind="prompt", mode=CacheMode.READ_THROUGH, with_values=False)
+    )
+    while len(store.values) < len(values):  # noqa: ASYNC110 - a store that threads fill
+        await asyncio.sleep(0.01)
+    store.values.clear()
+    makes.clear()
+    await asyncio.sleep(0.05)
+    gc.collect()
+    num_held = sum(sys.getrefcount(value) > NOBODY_ELSE for value in values)
+    assert num_held <= NUM_THREADS  # a thread may hold what it did last
+    last.set_result(b"last")
+    assert len(await call) == len(KEYS)

@@ -1,12 +1,15 @@
 """The service over loopback: encodes once, hands out, refuses by name and leaves nothing behind."""
 
 import asyncio
+import struct
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
 
 from diptych.clients.config import ClientConfig
 from diptych.clients.embedding_cache import AsyncEmbeddingCacheClient, EmbeddingCacheClient
@@ -24,6 +27,8 @@ from diptych.errors import (
     InvalidRequest,
     PromptTooLong,
 )
+from diptych.v1 import embedding_cache_pb2 as pb
+from diptych.v1.embedding_cache_pb2_grpc import EmbeddingCacheServiceStub
 from support.embedding_stores import FakeEncoding, FakeStore
 
 SQUARE = Preprocessing(resized=(64, 64), crop=(0, 0, 64, 64))
@@ -278,3 +283,52 @@ class TestWarming:
 def test_warming_without_datasets_is_refused(client: EmbeddingCacheClient) -> None:
     with pytest.raises(InvalidRequest, match="no dataset folder"):
         client.warm("a: 1")
+
+
+def test_bad_image_is_called_what_its_caller_calls_it(client: EmbeddingCacheClient) -> None:
+    images = [
+        ImageInput(data=data, preprocessing=SQUARE, label=label)
+        for data, label in ((b"good", "a.png"), (b"bad", "b.png"))
+    ]
+    with pytest.raises(ImageInvalid, match=r"image b\.png: is no picture"):
+        client.encode_images(ImagesCall(images=images))
+
+
+def test_bad_image_without_a_name_is_called_by_its_place(client: EmbeddingCacheClient) -> None:
+    images = [ImageInput(data=data, preprocessing=SQUARE) for data in (b"good", b"bad")]
+    with pytest.raises(ImageInvalid, match=r"image images\[1\]: "):
+        client.encode_images(ImagesCall(images=images))
+
+
+def test_write_of_what_is_not_finite_is_refused(
+    client: EmbeddingCacheClient, store: FakeStore
+) -> None:
+    _, value = an_entry(client)
+    with pytest.raises(EmbeddingInvalid, match="not finite"):
+        client.write([(OTHER, value[:-4] + struct.pack("<f", float("nan")))])
+    assert OTHER not in store.values
+
+
+def test_evicting_what_is_older_than_time_itself_is_no_fault(
+    config: ClientConfig, store: FakeStore
+) -> None:
+    unneeded = pb.EvictUnneeded(older_than=Duration(seconds=2**62))
+    request = pb.EvictEmbeddingsRequest(unneeded=unneeded, dry_run=True)
+    with grpc.insecure_channel(config.channel.address) as channel:
+        answer = EmbeddingCacheServiceStub(channel).EvictEmbeddings(request)
+    assert answer.num_evicted == len(store.values)
+
+
+def test_hit_in_memory_waits_for_no_bucket(client: EmbeddingCacheClient, store: FakeStore) -> None:
+    key, _ = an_entry(client)
+    store.gate.clear()
+    try:
+        with ThreadPoolExecutor(12) as pool:
+            texts = [PromptsCall(prompts=[str(number)]) for number in range(12)]
+            waiting = [pool.submit(client.encode_prompts, one) for one in texts]
+            assert client.encode_prompts(RED, timeout_s=5.0)[0].source == "memory"
+            assert dict(client.read([key], timeout_s=5.0)).keys() == {key}
+            store.gate.set()
+            assert all(one.result(20) for one in waiting)
+    finally:
+        store.gate.set()

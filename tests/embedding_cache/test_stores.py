@@ -1,13 +1,18 @@
 """Each tenant has a store of its own; what they hold is counted together."""
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from diptych.digest import Digest
-from diptych.embedding_cache.stores import TenantStores
+from diptych.embedding_cache.stores import RootCount, TenantStores
+from diptych.embeddings.pack_store import PackStore
+from diptych.embeddings.roots import RootInfo, Roots
 from diptych.embeddings.tiers import StoreConfig
+from diptych.errors import SourceUnavailable
+from diptych.storage.memory import MemoryBlobs
 
 KEY, OTHER = Digest.of_bytes(b"key"), Digest.of_bytes(b"other")
 
@@ -100,3 +105,69 @@ def test_scrape_reads_all_tenants_together(stores: TenantStores) -> None:
     stores.of("other").write(KEY, b"value")
     tiers, num_damaged, num_roots = stores.readings()
     assert (tiers["memory"].num_entries, num_damaged, num_roots) == (2, 0, 0)
+
+
+def test_evicting_counts_no_look(stores: TenantStores, looks: Looks) -> None:
+    store = stores.of("one")
+    store.write(KEY, b"x" * 101)
+    store.flush()
+    assert store.evict([KEY], is_dry_run=False).evicted_bytes == 101
+    assert looks.seen == []
+
+
+def test_pack_that_was_cut_is_counted_by_its_entries(tmp_path: Path, looks: Looks) -> None:
+    first = TenantStores(StoreConfig(folder=tmp_path), looks)
+    for key in (KEY, OTHER):
+        first.of("one").write(key, b"value")
+    first.close()
+    (pack,) = (tmp_path / "one" / "packs").iterdir()
+    pack.chmod(0o644)
+    pack.write_bytes(pack.read_bytes()[:-9])
+    second = TenantStores(StoreConfig(folder=tmp_path), looks)
+    assert second.of("one").read(KEY, kind="image") is None
+    assert second.readings()[1] == 2
+    second.close()
+
+
+class SlowRoots:
+    """Tells when its gate opens, or fails."""
+
+    def __init__(self, packs: PackStore) -> None:
+        self._roots = Roots(packs.packs)
+        self.gate = threading.Event()
+        self.gate.set()
+        self.is_broken = False
+
+    def roots(self) -> list[RootInfo]:
+        self.gate.wait(30)
+        if self.is_broken:
+            raise SourceUnavailable("s3://bucket", "is away")
+        return self._roots.roots()
+
+
+@pytest.fixture
+def packs() -> Iterator[PackStore]:
+    packs = PackStore(MemoryBlobs())
+    Roots(packs.packs).write_root("one", [KEY])
+    yield packs
+    packs.close()
+
+
+def test_roots_that_cannot_be_listed_are_as_many_as_before(packs: PackStore) -> None:
+    roots = SlowRoots(packs)
+    count = RootCount(roots, packs.pool)
+    assert count.read() == 1
+    roots.is_broken = True
+    Roots(packs.packs).write_root("two", [KEY])
+    assert count.read() == 1
+    roots.is_broken = False
+    assert count.read() == 2
+
+
+def test_nobody_waits_long_for_roots(packs: PackStore) -> None:
+    roots = SlowRoots(packs)
+    count = RootCount(roots, packs.pool, wait_s=0.01)
+    roots.gate.clear()
+    assert [count.read(), count.read()] == [0, 0]
+    roots.gate.set()
+    assert RootCount(roots, packs.pool).read() == 1

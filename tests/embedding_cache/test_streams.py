@@ -1,5 +1,6 @@
 """Streams of images and embeddings whose parts come in another order are refused."""
 
+import hashlib
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
@@ -74,7 +75,7 @@ async def test_embeddings_that_are_sent_are_received() -> None:
     value = b"v" * (3 << 20)
 
     async def sent() -> AsyncIterator[pb.WriteEmbeddingsRequest]:
-        for message in embedding_messages(KEY, value):
+        for message in embedding_messages(KEY, value, hashlib.sha256(value).digest()):
             if message.HasField("header"):
                 yield pb.WriteEmbeddingsRequest(header=message.header)
             else:
@@ -90,4 +91,15 @@ async def test_embedding_that_ends_early_is_refused() -> None:
         )
 
     with pytest.raises(InvalidRequest, match="0 bytes came"):
+        [one async for one in received_embeddings(sent())]
+
+
+async def test_embedding_whose_digest_is_none_is_refused() -> None:
+    async def sent() -> AsyncIterator[pb.WriteEmbeddingsRequest]:
+        key = bytes.fromhex(KEY.hex)
+        header = pb.EmbeddingHeader(key=key, size_bytes=3, sha256=b"12")
+        yield pb.WriteEmbeddingsRequest(header=header)
+        yield pb.WriteEmbeddingsRequest(chunk=b"abc")
+
+    with pytest.raises(InvalidRequest, match=r"header\.sha256: 2 bytes are no SHA-256"):
         [one async for one in received_embeddings(sent())]

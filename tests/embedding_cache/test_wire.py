@@ -51,9 +51,10 @@ def test_values_that_no_enum_has_are_refused_together() -> None:
 def test_preprocessing_is_read_as_it_was_sent() -> None:
     message = pb.ImageInput(
         size_bytes=1,
-        preprocessing=pb.ImagePreprocessing(**SIZES, resample="area", background=0x010203),
+        preprocessing=pb.ImagePreprocessing(**SIZES, resample="area", background=0x010203, frame=7),
     )
     found = image_order(message, 3, 10).preprocessing
+    assert found.frame == 7
     assert (found.resample, found.background, found.crop) == ("area", (1, 2, 3), (0, 0, 64, 64))
 
 

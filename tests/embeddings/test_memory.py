@@ -1,5 +1,7 @@
 """The memory tier keeps what was used last, and never more than it may."""
 
+import hashlib
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -50,3 +52,13 @@ def test_it_never_holds_more_than_it_may(puts: list[tuple[int, int]]) -> None:
         tier.put(key_of(number), bytes(size))
         held = [tier.get(key_of(other)) for other in range(10)]
         assert tier.stats.size_bytes == sum(len(data) for data in held if data is not None) <= 100
+
+
+def test_tells_the_digest_of_what_it_holds_now() -> None:
+    tier = MemoryTier(10)
+    for data in (b"abc", b"defg"):
+        tier.put(A, data)
+        held = tier.held(A)
+        assert held is not None
+        assert (held.data, held.sha256) == (data, hashlib.sha256(data).digest())
+        assert held.sha256 is held.sha256

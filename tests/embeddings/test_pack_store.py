@@ -332,3 +332,21 @@ def test_memory_does_not_grow_with_the_entries_served(local: LocalBlobs) -> None
     after_bytes = traced_after(30)
     tracemalloc.stop()
     assert after_bytes - before_bytes < 20_000
+
+
+def test_many_who_wait_for_a_bucket_that_fails_wait_once(far: S3Blobs, proxy: FaultyProxy) -> None:
+    store = small_store(far)
+    proxy.cause(Fault(method="GET", kind="500", num_times=99))
+    start = threading.Barrier(8)
+
+    def ask(number: int) -> str:
+        start.wait()
+        try:
+            store.get(key_of(number))
+        except SourceUnavailable:
+            return "told"
+        return "missed"
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(ask, range(8))) == {"told"}
+    assert len(proxy.requests) < 8 * 3

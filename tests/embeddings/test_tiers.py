@@ -1,6 +1,8 @@
 """Tiers: what one lacks the next has, and what one cannot do the others do."""
 
+import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -242,3 +244,57 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SettingInvalid, match="folder"):
         open_store(StoreConfig(folder=tmp_path / "file"))
+
+
+def test_a_bucket_that_fails_has_none_of_what_is_located(
+    counts: Counts, disk: PackStore, far: S3Blobs, proxy: FaultyProxy
+) -> None:
+    store = tiered(counts, disk, small_store(far))
+    disk.put(key_of(1), data_of(1))
+    proxy.cause(Fault(method="GET", kind="500", num_times=99))
+    assert store.locate([key_of(1), key_of(2)]) == {key_of(1): "disk"}
+    num_requests = len(proxy.requests)
+    assert store.locate([key_of(2)]) == {}
+    assert len(proxy.requests) == num_requests
+    assert counts.told == {("failed", "remote", "read"): 1}
+
+
+def test_sizes_are_told_without_reading(counts: Counts, disk: PackStore, remote: PackStore) -> None:
+    store = tiered(counts, disk, remote, memory_bytes=0)
+    fill(store)
+    disk.put(key_of(50), data_of(50))
+    found = store.sizes([key_of(1), key_of(50), key_of(99)])
+    assert found == {key_of(1): len(data_of(1)), key_of(50): len(data_of(50))}
+    assert counts.told == {}
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_everyone_who_writes_to_a_full_disk_at_once_is_told(counts: Counts, tmp_path: Path) -> None:
+    store = tiered(counts, PackStore(LocalBlobs(tmp_path), namespace="emb"))
+    start = threading.Barrier(8)
+
+    def write(worker: int) -> str:
+        since = store.num_failed_writes
+        for number in range(worker * 30, worker * 30 + 30):
+            store.put(key_of(number), data_of(number))
+        start.wait()
+        try:
+            store.flush(since=since)
+        except StoreFull:
+            return "told"
+        return "believes"
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(write, range(8))) == {"told"}
+
+
+def test_what_is_deleted_while_it_is_read_does_not_come_back(
+    counts: Counts, disk: PackStore
+) -> None:
+    fill(tiered(Counts(), disk))
+    store = tiered(counts, disk)
+    reading = store.read_many(KEYS, kind="image")
+    next(reading)
+    store.delete(KEYS)
+    list(reading)
+    assert store.missing(KEYS) == KEYS

@@ -250,3 +250,17 @@ def test_verifying_finds_damage_and_collecting_removes_it(store: PackStore, tmp_
     collect(fresh)
     assert verify(fresh).num_quarantined == 0
     assert len(held(tmp_path)) == 19
+
+
+def test_a_budget_alone_leaves_what_fits_it(store: PackStore, tmp_path: Path) -> None:
+    fill(store, range(20), tmp_path)
+    size_bytes = sum(len(data_of(number)) for number in range(20))
+    assert collect(store, older_than_s=None, budget_bytes=size_bytes).num_collected == 0
+    assert held(tmp_path) == entries(*range(20))
+
+
+def test_without_age_and_budget_everything_goes_that_nothing_needs(
+    store: PackStore, tmp_path: Path
+) -> None:
+    fill(store, range(20), tmp_path)
+    assert collect(store, older_than_s=None).num_collected == 20

@@ -11,11 +11,13 @@ from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipelin
 from diffusers.schedulers import UniPCMultistepScheduler
 
 from diptych.bench.adapter_makers import EVERY_LAYER, Made, make, of_base
+from diptych.embeddings.memory import MemoryTier
 from diptych.errors import DiptychError, OutOfDeviceMemory
 from diptych.inference.adapter_units import unit_of
 from diptych.inference.executor import DeviceExecutor, ExecutorConfig
 from diptych.inference.pictures import encode_picture
 from diptych.inference.ports import Placement
+from diptych.inference.prompt_cache import LocalPrompts, PromptTiers
 from diptych.inference.trajectory import (
     AdapterUse,
     Expert,
@@ -230,3 +232,18 @@ def compiled_kernels() -> int:
     """Return how many variants of the low-rank kernel Triton has compiled."""
     kernel = import_module("diptych.kernels.low_rank_triton")._kernel
     return sum(len(cache[0]) for cache in kernel.device_caches.values())
+
+
+def test_a_prompt_of_one_tenant_is_not_remembered_for_another(experts: Experts) -> None:
+    prompts = PromptTiers({"memory": LocalPrompts(MemoryTier(2**24))}, Unheard())
+    executor = DeviceExecutor(experts, prompts=prompts)
+    executor.encode([request(tenant="one")])
+    found = executor.encode([request(tenant="other"), request(tenant="one")])
+    counts = [one.num_texts_cached for one in found if not isinstance(one, DiptychError)]
+    assert counts[0] == 0
+    assert counts[1] > 0
+
+
+class Unheard:
+    def on_look(self, *, tier: str, kind: str, is_hit: bool) -> None:
+        """Count nothing."""

@@ -171,3 +171,19 @@ def test_every_tier_keeps_what_is_put() -> None:
     caches: Mapping[str, LocalPrompts] = {"memory": local(), "service": local()}
     PromptTiers(caches, Ear()).put_many({KEYS[3]: b"d"})
     assert [cache.get_many(KEYS) for cache in caches.values()] == [{KEYS[3]: b"d"}] * 2
+
+
+def test_one_tenants_prompts_are_not_found_for_another() -> None:
+    tiers = PromptTiers({"memory": LocalPrompts(MemoryTier(100))}, Ear())
+    tiers.of("one").put_many({KEYS[0]: b"a"})
+    assert tiers.of("other").get_many(KEYS) == {}
+    assert tiers.of("one").get_many(KEYS) == {KEYS[0]: b"a"}
+
+
+def test_tenants_share_a_service() -> None:
+    client = Client()
+    client.gate.set()
+    service = ServicePrompts(client, timeout_s=1.0)
+    tiers = PromptTiers({"service": service}, Ear())
+    tiers.of("one").put_many({KEYS[0]: b"a"})
+    assert tiers.of("other").get_many(KEYS) == {KEYS[0]: b"a"}

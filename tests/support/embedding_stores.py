@@ -17,6 +17,7 @@ from diptych.embedding_cache.ports import (
 )
 from diptych.embeddings.entry import Entry, TensorValue, write_entry
 from diptych.embeddings.key import EncoderIdentity, ImageRecord, Preprocessing, PromptRecord
+from diptych.embeddings.memory import Held
 from diptych.errors import ImageInvalid, PromptTooLong
 
 __all__ = ["FakeEncoding", "FakeStore"]
@@ -37,12 +38,17 @@ class FakeStore:
         self.num_flushes = 0
         self.counted: Counter[tuple[str | None, str]] = Counter()
 
-    def peek(self, key: Digest) -> bytes | None:
-        return self.values.get(key)
+    def peek(self, key: Digest) -> Held | None:
+        value = self.values.get(key)
+        return None if value is None else Held(value)
 
     def locate(self, keys: Sequence[Digest]) -> dict[Digest, str]:
         found = {key: "disk" for key in keys if key in self.cold}
         return found | {key: "memory" for key in keys if key in self.values}
+
+    def missing(self, keys: Sequence[Digest]) -> list[Digest]:
+        located = self.locate(keys)
+        return [key for key in keys if key not in located]
 
     def read(self, key: Digest, *, kind: str) -> Found | None:
         self.gate.wait(10)
@@ -67,7 +73,12 @@ class FakeStore:
         self.values[key] = value
         return is_new
 
-    def flush(self) -> None:
+    @property
+    def num_failed_writes(self) -> int:
+        return 0
+
+    def flush(self, *, since: int) -> None:
+        del since
         self.num_flushes += 1
 
     def evict(self, keys: Sequence[Digest], *, is_dry_run: bool) -> Reclaimed:
@@ -126,10 +137,10 @@ class FakeEncoding:
         length = len(record.text or "")
         return self.threads.submit(self._made, "prompt", ("hidden", "pooled"), length)
 
-    def encode_image(self, record: ImageRecord, data: bytes) -> Future[bytes]:
+    def encode_image(self, record: ImageRecord, data: bytes, *, label: str = "") -> Future[bytes]:
         del record
         if data.startswith(b"bad"):
-            return self.threads.submit(self._refuse)
+            return self.threads.submit(self._refuse, label)
         return self.threads.submit(self._made, "image", ("mean", "std"), len(data))
 
     def counts(self) -> tuple[EncodingCounts, ...]:
@@ -139,8 +150,10 @@ class FakeEncoding:
 
     def _made(self, kind: str, names: tuple[str, str], number: int) -> bytes:
         self.num_encoded += 1
-        value = TensorValue(dtype="F32", shape=(1,), data=struct.pack("<f", number))
-        return write_entry(Entry(kind=kind, tensors=dict.fromkeys(names, value)))
+        data = struct.pack("<f", number)
+        shapes = {"hidden": (1, 1), "pooled": (1,), "mean": (1, 1, 1), "std": (1, 1, 1)}
+        tensors = {name: TensorValue(dtype="F32", shape=shapes[name], data=data) for name in names}
+        return write_entry(Entry(kind=kind, tensors=tensors))
 
-    def _refuse(self) -> bytes:
-        raise ImageInvalid("a.png", "is no picture")
+    def _refuse(self, label: str) -> bytes:
+        raise ImageInvalid(label, "is no picture")

@@ -87,7 +87,7 @@ class HashEncoding:
     def encode_prompt(self, record: PromptRecord) -> Future[bytes]:
         return self.thread.submit(self._made, record)
 
-    def encode_image(self, record: ImageRecord, data: bytes) -> Future[bytes]:
+    def encode_image(self, record: ImageRecord, data: bytes, *, label: str = "") -> Future[bytes]:
         assert Digest.of_bytes(data) == record.image
         return self.thread.submit(self._made, record)
 
@@ -112,8 +112,8 @@ class Noted:
     def encode_prompt(self, record: PromptRecord) -> Future[bytes]:
         return self._noted(record, self._encoding.encode_prompt(record))
 
-    def encode_image(self, record: ImageRecord, data: bytes) -> Future[bytes]:
-        return self._noted(record, self._encoding.encode_image(record, data))
+    def encode_image(self, record: ImageRecord, data: bytes, *, label: str = "") -> Future[bytes]:
+        return self._noted(record, self._encoding.encode_image(record, data, label=label))
 
     def _noted(self, record: PromptRecord | ImageRecord, made: Future[bytes]) -> Future[bytes]:
         def note(future: Future[bytes]) -> None:

@@ -100,11 +100,11 @@ def collect(
     *,
     older_than: Annotated[
         str | None,
-        typer.Option("--older-than", help="Only what is older: 90s, 12h, 7d; any age otherwise."),
+        typer.Option("--older-than", help="Only what is older: 90s, 12h, 7d; any age without."),
     ] = None,
     budget: Annotated[
         str | None,
-        typer.Option("--budget", help="Oldest first until this is left: 500M, 20G, 1T."),
+        typer.Option("--budget", help="Oldest first, until this is left: 500M, 20G, 1T."),
     ] = None,
     yes: Annotated[
         bool, typer.Option("--yes", help="Do it; otherwise only what would go is told.")
@@ -124,12 +124,15 @@ def collect(
         if server is not None:
             with EmbeddingCacheClient(client_config(server, token_file)) as client:
                 evicted = client.evict_unneeded(
-                    older_than_s=age_s, budget_bytes=left or 0, dry_run=not yes, timeout_s=timeout
+                    older_than_s=None if left == 0 else age_s,
+                    budget_bytes=left or 0,
+                    dry_run=not yes,
+                    timeout_s=timeout,
                 )
             _show_evicted(report, evicted, is_dry_run=not yes)
             return
         with _packs(directory, store, tenant) as packs, report.waiting("looking for what may go"):
-            found = gc(packs, older_than_s=age_s or 0.0, budget_bytes=left, is_dry_run=not yes)
+            found = gc(packs, older_than_s=age_s, budget_bytes=left, is_dry_run=not yes)
         _show_collected(report, found)
 
 

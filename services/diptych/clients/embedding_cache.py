@@ -200,7 +200,7 @@ class EmbeddingCacheClient:
         self, keys: Sequence[Digest], timeout_s: float | None
     ) -> Generator[tuple[Digest, bytes], None, list[Digest]]:
         """Yield what one call gives and return the keys that are missing."""
-        request_id, reader = str(uuid.uuid4()), EmbeddingReader()
+        request_id, reader = str(uuid.uuid4()), EmbeddingReader(keys)
         request = pb.ReadEmbeddingsRequest(keys=[bytes.fromhex(key.hex) for key in keys])
         options = call_options(self._config, request_id, timeout_s)
         messages = self._stub.ReadEmbeddings(request, **options)
@@ -277,7 +277,7 @@ class AsyncEmbeddingCacheClient:
         """Yield embeddings in the order that is quickest to read, as the synchronous one does."""
         missing: list[Digest] = []
         for some in key_groups(keys):
-            request_id, reader = str(uuid.uuid4()), EmbeddingReader()
+            request_id, reader = str(uuid.uuid4()), EmbeddingReader(some)
             request = pb.ReadEmbeddingsRequest(keys=[bytes.fromhex(key.hex) for key in some])
             options = call_options(self._config, request_id, timeout_s)
             messages = self._stub.ReadEmbeddings(request, **options)

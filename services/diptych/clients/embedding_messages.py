@@ -20,7 +20,7 @@ from diptych.clients.embedding_values import (
     TierStats,
     WarmResult,
 )
-from diptych.clients.message_fields import INT32, INT64, chosen, integer
+from diptych.clients.message_fields import INT32, INT64, chosen, integer, unicode
 from diptych.digest import Digest
 from diptych.embeddings.key import Preprocessing
 from diptych.errors import FieldViolation, InvalidRequest, ResponseCorrupt
@@ -87,8 +87,12 @@ def prompts_request(call: PromptsCall, request_id: str) -> pb.EncodePromptsReque
         request_id=request_id,
         stage=chosen("stage", call.stage, STAGES),
         prompts=[
-            pb.PromptInput(text=text, clip_skip=clip_skip, min_windows=min_windows)
-            for text in call.prompts
+            pb.PromptInput(
+                text=None if text is None else unicode(f"prompts[{number}].text", text),
+                clip_skip=clip_skip,
+                min_windows=min_windows,
+            )
+            for number, text in enumerate(call.prompts)
         ],
         mode=chosen("mode", call.mode, MODES),
         return_values=call.return_values,
@@ -115,7 +119,7 @@ def image_messages(call: ImagesCall, request_id: str) -> Iterator[pb.EncodeImage
             size_bytes=len(data),
             sha256=hashlib.sha256(data).digest(),
             preprocessing=_preprocessing(image.preprocessing),
-            label=image.label or (image.data.name if isinstance(image.data, Path) else ""),
+            label=_label(image),
         )
         yield pb.EncodeImagesRequest(image=described)
         for chunk in _chunks(data):
@@ -142,7 +146,9 @@ def warm_request(manifest: str, stages: Sequence[str], request_id: str) -> pb.Wa
         InvalidRequest: A stage is none.
     """
     wanted = [chosen("stages", stage, STAGES) for stage in stages]
-    return pb.WarmDatasetRequest(request_id=request_id, manifest=manifest, stages=wanted)
+    return pb.WarmDatasetRequest(
+        request_id=request_id, manifest=unicode("manifest", manifest), stages=wanted
+    )
 
 
 def evict_keys_request(keys: Iterable[Digest], *, dry_run: bool) -> pb.EvictEmbeddingsRequest:
@@ -248,9 +254,11 @@ def read_evicted(message: pb.EvictEmbeddingsResponse) -> Evicted:
 class EmbeddingReader:
     """Puts the messages of one ReadEmbeddings call together; owned by the loop that reads them."""
 
-    def __init__(self) -> None:
+    def __init__(self, keys: Iterable[Digest]) -> None:
+        """Await ``keys``, each once."""
         self.missing: list[Digest] | None = None
         """Set by the last message."""
+        self._awaited = {bytes.fromhex(key.hex) for key in keys}
         self._header: pb.EmbeddingHeader | None = None
         self._chunks: list[bytes] = []
         self._num_bytes = 0
@@ -269,6 +277,9 @@ class EmbeddingReader:
         if kind == "header":
             if not 0 < message.header.size_bytes <= MAX_VALUE_BYTES:
                 raise ResponseCorrupt(f"an embedding of {message.header.size_bytes} bytes")
+            if message.header.key not in self._awaited:
+                raise ResponseCorrupt(f"embedding {message.header.key.hex()[:64]}, not asked for")
+            self._awaited.discard(message.header.key)
             self._header, self._chunks, self._num_bytes = message.header, [], 0
         elif kind == "missing":
             self.missing = read_keys(message.missing.keys)
@@ -280,9 +291,13 @@ class EmbeddingReader:
         Raises:
             ResponseCorrupt: The stream ended too early.
         """
-        if self.missing is None or self._header is not None:
+        if self.missing is None or self._header is not None or self._is_silent():
             raise ResponseCorrupt("a stream of embeddings ended too early")
         return self.missing
+
+    def _is_silent(self) -> bool:
+        """Tell whether a key neither came nor was named as missing."""
+        return self._awaited != {bytes.fromhex(key.hex) for key in self.missing or ()}
 
     def _append(self, chunk: bytes) -> tuple[Digest, bytes] | None:
         if self._header is None:
@@ -337,6 +352,12 @@ def _seconds(duration: Duration) -> float:
     return duration.ToTimedelta().total_seconds()
 
 
+def _label(image: ImageInput) -> str:
+    """Return what errors call an image; a file's name may hold bytes that are no text."""
+    label = image.label or (image.data.name if isinstance(image.data, Path) else "")
+    return label.encode(errors="replace").decode()
+
+
 def _bytes_of(image: ImageInput, number: int) -> bytes:
     if isinstance(image.data, bytes):
         return image.data
@@ -351,6 +372,9 @@ def _bytes_of(image: ImageInput, number: int) -> bytes:
 def _preprocessing(found: Preprocessing) -> pb.ImagePreprocessing:
     left, top, width, height = found.crop
     red, green, blue = found.background
+    if not all(0 <= part <= 255 for part in found.background):
+        problem = f"{found.background} has parts that are not in [0, 255]"
+        raise InvalidRequest([FieldViolation(field="background", description=problem)])
     return pb.ImagePreprocessing(
         resized_width=integer("resized", found.resized[0], INT32),
         resized_height=integer("resized", found.resized[1], INT32),
@@ -363,6 +387,7 @@ def _preprocessing(found: Preprocessing) -> pb.ImagePreprocessing:
         ignore_orientation=found.orientation == "ignore",
         ignore_colour_profile=found.colour == "ignore",
         background=red << 16 | green << 8 | blue,
+        frame=integer("frame", found.frame, INT32),
     )
 
 

@@ -5,7 +5,7 @@ from typing import Final, TypeVar
 
 from diptych.errors import FieldViolation, InvalidRequest
 
-__all__ = ["INT32", "INT64", "chosen", "integer"]
+__all__ = ["INT32", "INT64", "chosen", "integer", "unicode"]
 
 INT32: Final = 1 << 31
 INT64: Final = 1 << 63
@@ -35,4 +35,18 @@ def integer(field: str, value: int, limit: int) -> int:
     if not -limit <= value < limit:
         problem = f"{value} is not in [{-limit}, {limit - 1}]"
         raise InvalidRequest([FieldViolation(field=field, description=problem)])
+    return value
+
+
+def unicode(field: str, value: str) -> str:
+    """Return ``value`` if UTF-8 spells it.
+
+    Raises:
+        InvalidRequest: It holds half of a surrogate pair.
+    """
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        problem = f"character {error.start} is half of a surrogate pair"
+        raise InvalidRequest([FieldViolation(field=field, description=problem)]) from error
     return value

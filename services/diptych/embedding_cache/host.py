@@ -1,6 +1,7 @@
 """Stages' encoders behind the device thread that they share, and the threads that decode images."""
 
 import os
+import threading
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -32,7 +33,7 @@ class Device:
         self._seconds: dict[str, float] = dict.fromkeys(KINDS, 0.0)
         self._in_flight: Counter[str] = Counter()
         self._decoding = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decoding")
-        self._num_decoding = 0
+        self._counting = threading.Lock()
         self._batcher: Batcher[Work] = Batcher(
             self._encode, shape_of=shape_of, entries=_Elsewhere(), observer=self, config=config
         )
@@ -46,8 +47,12 @@ class Device:
         """Return the entry to come of a work; raises what ``Batcher.submit`` does."""
         return self._tracked(_kind(work), self._batcher.submit(key, work))
 
-    def submit_image(self, key: Digest, record: ImageRecord, data: bytes) -> Future[bytes]:
+    def submit_image(
+        self, key: Digest, record: ImageRecord, data: bytes, *, label: str = ""
+    ) -> Future[bytes]:
         """Return the entry to come of an image that is still to be decoded.
+
+        Errors call it ``label``.
 
         Raises:
             QueueFull: Too many wait to be decoded.
@@ -56,7 +61,7 @@ class Device:
             waiting = self._in_flight["image"]
             raise QueueFull(waiting=waiting, limit=self._max_waiting, retry_after_s=1.0)
         answer: Future[bytes] = Future()
-        decoding = self._decoding.submit(prepare, data, record.preprocessing)
+        decoding = self._decoding.submit(prepare, data, record.preprocessing, source=label)
         decoding.add_done_callback(partial(self._decoded, key, record, answer))
         return self._tracked("image", answer)
 
@@ -112,10 +117,12 @@ class Device:
             encoding.add_done_callback(partial(_pass_on, answer))
 
     def _tracked(self, kind: str, answer: Future[bytes]) -> Future[bytes]:
-        self._in_flight[kind] += 1
+        with self._counting:
+            self._in_flight[kind] += 1
 
         def ended(_: Future[bytes]) -> None:
-            self._in_flight[kind] -= 1
+            with self._counting:
+                self._in_flight[kind] -= 1
 
         answer.add_done_callback(ended)
         return answer
@@ -146,9 +153,9 @@ class StageEncoders:
         """Return the entry of ``record`` to come."""
         return self._device.submit(record.key(), record)
 
-    def encode_image(self, record: ImageRecord, data: bytes) -> Future[bytes]:
+    def encode_image(self, record: ImageRecord, data: bytes, *, label: str = "") -> Future[bytes]:
         """Return the entry of ``record`` to come; ``data`` is the image's file."""
-        return self._device.submit_image(record.key(), record, data)
+        return self._device.submit_image(record.key(), record, data, label=label)
 
 
 class _Elsewhere:

@@ -26,7 +26,7 @@ class Obtaining:
     """Owns the flights of one tenant's store."""
 
     def __init__(self, store: Store, threads: ThreadPoolExecutor) -> None:
-        self._store, self._threads = store, threads
+        self.store, self._threads = store, threads
         self._flights: dict[Digest, asyncio.Task[Found]] = {}
 
     async def obtain(
@@ -44,12 +44,15 @@ class Obtaining:
         found = await self._there(list(makes), kind=kind, with_values=with_values)
         missing = [key for key in makes if key not in found]
         if missing and mode is CacheMode.READ_ONLY:
+            for _ in missing:
+                self.store.count(None, kind=kind)
             raise EmbeddingMissing(str(missing[0]), len(missing))
-        flown = await _all({key: self._fly(key, makes[key], kind) for key in missing})
-        return found | {
-            key: one if with_values else Found(source=one.source, size_bytes=one.size_bytes)
-            for key, one in flown.items()
-        }
+        return found | await _all(
+            {
+                key: _joined(self._fly(key, makes[key], kind), with_value=with_values)
+                for key in missing
+            }
+        )
 
     async def _there(
         self, keys: Sequence[Digest], *, kind: str, with_values: bool
@@ -57,10 +60,10 @@ class Obtaining:
         """Return those that are there; what memory holds is taken without a thread."""
         found: dict[Digest, Found] = {}
         for key in keys:
-            if (value := self._store.peek(key)) is not None:
-                self._store.count("memory", kind=kind)
-                kept = value if with_values else None
-                found[key] = Found(source="memory", size_bytes=len(value), value=kept)
+            if (held := self.store.peek(key)) is not None:
+                self.store.count("memory", kind=kind)
+                kept = held.data if with_values else None
+                found[key] = Found(source="memory", size_bytes=len(held.data), value=kept)
         rest = [key for key in keys if key not in found]
         if not rest:
             return found
@@ -69,24 +72,24 @@ class Obtaining:
 
     def _look(self, keys: Sequence[Digest], *, kind: str, with_values: bool) -> dict[Digest, Found]:
         found: dict[Digest, Found] = {}
-        for key, tier in self._store.locate(keys).items():
+        for key, tier in self.store.locate(keys).items():
             if not with_values:
-                self._store.count(tier, kind=kind)
+                self.store.count(tier, kind=kind)
                 found[key] = Found(source=tier)
-            elif (one := self._store.read(key, kind=kind)) is not None:
+            elif (one := self.store.read(key, kind=kind)) is not None:
                 found[key] = one
         return found
 
     def _fly(
         self, key: Digest, make: Callable[[], Future[bytes]], kind: str
-    ) -> Coroutine[Any, Any, Found]:
-        """Join the flight of ``key``, or begin one; leaving it does not end it."""
+    ) -> "asyncio.Task[Found]":
+        """Return the flight of ``key``, begun now if there is none."""
         flight = self._flights.get(key)
         if flight is None:
             flight = asyncio.ensure_future(self._make(key, make, kind))
             self._flights[key] = flight
             flight.add_done_callback(partial(self._landed, key))
-        return _joined(flight)
+        return flight
 
     def _landed(self, key: Digest, flight: "asyncio.Task[Found]") -> None:
         del self._flights[key]
@@ -94,11 +97,11 @@ class Obtaining:
             flight.exception()  # someone may have left before they heard of it
 
     async def _make(self, key: Digest, make: Callable[[], Future[bytes]], kind: str) -> Found:
-        there = await self._run(partial(self._store.read, key, kind=kind))
+        there = await self._run(partial(self.store.read, key, kind=kind))
         if there is not None:
             return there
         value = await self._value(make)
-        await self._run(self._store.write, key, value)
+        await self._run(self.store.write, key, value)
         return _encoded(value, with_value=True)
 
     async def _value(self, make: Callable[[], Future[bytes]]) -> bytes:
@@ -109,8 +112,11 @@ class Obtaining:
         return await loop.run_in_executor(self._threads, partial(function, *arguments))
 
 
-async def _joined(flight: "asyncio.Task[Found]") -> Found:
-    return await asyncio.shield(flight)
+async def _joined(flight: "asyncio.Task[Found]", *, with_value: bool) -> Found:
+    """Wait for a flight, which goes on if this one leaves it; many values would not fit memory."""
+    found = await asyncio.shield(flight)
+    value = found.value if with_value else None
+    return Found(source=found.source, size_bytes=found.size_bytes, value=value)
 
 
 async def _all(works: Mapping[Digest, Coroutine[Any, Any, Result]]) -> dict[Digest, Result]:

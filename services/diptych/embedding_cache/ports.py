@@ -8,6 +8,7 @@ from typing import Protocol
 
 from diptych.digest import Digest
 from diptych.embeddings.key import ImageRecord, Preprocessing, PromptRecord
+from diptych.embeddings.memory import Held
 
 __all__ = [
     "CacheMode",
@@ -108,11 +109,21 @@ class Reclaimed:
 class Store(Protocol):
     """One tenant's embeddings in all tiers; blocking, safe to use from many threads."""
 
-    def peek(self, key: Digest) -> bytes | None:
+    def peek(self, key: Digest) -> Held | None:
         """Return what memory holds of ``key``; never waits."""
 
     def locate(self, keys: Sequence[Digest]) -> dict[Digest, str]:
-        """Return the nearest tier of those of ``keys`` that are there; reads and counts nothing."""
+        """Return the nearest tier of those of ``keys`` that are there; reads and counts nothing.
+
+        A tier that does not answer has none.
+        """
+
+    def missing(self, keys: Sequence[Digest]) -> list[Digest]:
+        """Return those of ``keys`` that are nowhere; counts nothing.
+
+        Raises:
+            SourceUnavailable: A tier does not answer, so it cannot be told.
+        """
 
     def read(self, key: Digest, *, kind: str) -> Found | None:
         """Return an embedding, None if it is not there or turned out damaged; counts it."""
@@ -126,8 +137,17 @@ class Store(Protocol):
     def write(self, key: Digest, value: bytes) -> bool:
         """Keep an embedding; tell whether it was new."""
 
-    def flush(self) -> None:
-        """Make everything written so far last."""
+    @property
+    def num_failed_writes(self) -> int:
+        """How many writes failed so far, for ``flush``."""
+
+    def flush(self, *, since: int) -> None:
+        """Make everything written so far last.
+
+        Raises:
+            StoreFull: Writes failed after they had been ``since`` many, maybe of what others put.
+            SourceUnavailable: Likewise.
+        """
 
     def evict(self, keys: Sequence[Digest], *, is_dry_run: bool) -> Reclaimed:
         """Drop embeddings, whatever needs them."""
@@ -176,8 +196,10 @@ class Encoding(Protocol):
             QueueFull: Too much waits for the device.
         """
 
-    def encode_image(self, record: ImageRecord, data: bytes) -> Future[bytes]:
+    def encode_image(self, record: ImageRecord, data: bytes, *, label: str = "") -> Future[bytes]:
         """Return the entry of ``record`` to come; ``data`` is the image's file.
+
+        Errors call it ``label``.
 
         Raises:
             QueueFull: Too much waits for the device.

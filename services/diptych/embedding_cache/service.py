@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import hashlib
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -43,7 +44,7 @@ from diptych.embedding_cache.wire import (
     prompts_order,
     warm_stages,
 )
-from diptych.embeddings.entry import read_entry
+from diptych.embeddings.entry import check_finite, read_entry
 from diptych.errors import (
     ExpertMissing,
     FieldViolation,
@@ -63,6 +64,7 @@ READ_GROUP: Final = 8
 UNKNOWN: Final = "unknown"
 """Kind of what is asked for by its key alone."""
 NUM_THREADS: Final = 8
+NUM_QUICK: Final = 2
 NUM_WARMING: Final = 2
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -80,6 +82,9 @@ class EmbeddingCacheService(pb_grpc.EmbeddingCacheServiceServicer):
         self._hosting: Hosting | None = None
         self._obtaining: dict[str, Obtaining] = {}
         self._threads = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="cache")
+        """For what may wait for a disk or a bucket."""
+        self._quick = ThreadPoolExecutor(NUM_QUICK, thread_name_prefix="quick")
+        """For what only computes, so that hits in memory wait for no bucket."""
         self._warming = ThreadPoolExecutor(NUM_WARMING, thread_name_prefix="warming")
 
     def open(self, hosting: Hosting) -> None:
@@ -90,6 +95,7 @@ class EmbeddingCacheService(pb_grpc.EmbeddingCacheServiceServicer):
         """End the threads once what they do is done."""
         self._warming.shutdown(cancel_futures=True)
         self._threads.shutdown(cancel_futures=True)
+        self._quick.shutdown(cancel_futures=True)
 
     @override
     async def EncodePrompts(
@@ -98,7 +104,7 @@ class EmbeddingCacheService(pb_grpc.EmbeddingCacheServiceServicer):
         """Return the embeddings of texts."""
         order = prompts_order(request)
         encoding = self._encoding(order.stage)
-        records = await self._run(_each, encoding.prompt_record, order.wishes)
+        records = await self._run(_each, encoding.prompt_record, order.wishes, within=self._quick)
         keys = [record.key() for record in records]
         makes: Makes = {
             key: partial(encoding.encode_prompt, record)
@@ -141,9 +147,8 @@ class EmbeddingCacheService(pb_grpc.EmbeddingCacheServiceServicer):
     ) -> pb.FindMissingResponse:
         """Name the keys that are not there."""
         keys = checked_keys(request.keys, at_least=0)
-        located = await self._run((await self._store()).locate, keys)
-        missing = [bytes.fromhex(key.hex) for key in keys if key not in located]
-        return pb.FindMissingResponse(keys=missing)
+        missing = await self._run((await self._store()).missing, keys)
+        return pb.FindMissingResponse(keys=[bytes.fromhex(key.hex) for key in missing])
 
     @override
     async def ReadEmbeddings(
@@ -154,18 +159,18 @@ class EmbeddingCacheService(pb_grpc.EmbeddingCacheServiceServicer):
         cold: list[Digest] = []
         missing = dict.fromkeys(keys)
         for key in keys:
-            if (value := store.peek(key)) is None:
+            if (held := store.peek(key)) is None:
                 cold.append(key)
                 continue
             store.count("memory", kind=UNKNOWN)
             del missing[key]
-            for message in embedding_messages(key, value):
+            for message in embedding_messages(key, held.data, held.sha256):
                 yield message
         if cold:
             async with contextlib.aclosing(self._drawn(store.read_many(cold))) as drawn:
-                async for key, value in drawn:
+                async for key, value, sha256 in drawn:
                     missing.pop(key, None)
-                    for message in embedding_messages(key, value):
+                    for message in embedding_messages(key, value, sha256):
                         yield message
         lost = pb.MissingKeys(keys=[bytes.fromhex(key.hex) for key in missing])
         yield pb.ReadEmbeddingsResponse(missing=lost)
@@ -176,11 +181,11 @@ class EmbeddingCacheService(pb_grpc.EmbeddingCacheServiceServicer):
     ) -> pb.WriteEmbeddingsResponse:
         """Keep embeddings that the caller made."""
         store, num_written, num_present = await self._store(), 0, 0
+        num_failed = store.num_failed_writes
         async for key, value in received_embeddings(aiter(request_iterator)):
-            read_entry(value)
-            is_new = await self._run(store.write, key, value)
+            is_new = await self._run(_write, store, key, value)
             num_written, num_present = num_written + is_new, num_present + (not is_new)
-        await self._run(store.flush)
+        await self._run(store.flush, since=num_failed)
         return pb.WriteEmbeddingsResponse(num_written=num_written, num_present=num_present)
 
     @override
@@ -220,7 +225,7 @@ class EmbeddingCacheService(pb_grpc.EmbeddingCacheServiceServicer):
         unneeded = request.unneeded
         older_than_s = None
         if unneeded.HasField("older_than"):
-            older_than_s = unneeded.older_than.ToTimedelta().total_seconds()
+            older_than_s = unneeded.older_than.seconds + unneeded.older_than.nanos / 1e9
         if unneeded.budget_bytes < 0 or (older_than_s is not None and older_than_s < 0):
             raise _invalid("unneeded", "ages and budgets are at least 0")
         reclaim = partial(
@@ -245,12 +250,13 @@ class EmbeddingCacheService(pb_grpc.EmbeddingCacheServiceServicer):
         return encodings[stage]
 
     async def _store(self) -> Store:
-        return await self._run(self._opened().store_of, current_caller().tenant)
+        return (await self._obtain()).store
 
     async def _obtain(self) -> Obtaining:
+        """Return the caller's; what is open is given without waiting for a thread."""
         tenant = current_caller().tenant
         if tenant not in self._obtaining:
-            store = await self._store()
+            store = await self._run(self._opened().store_of, tenant)
             self._obtaining.setdefault(tenant, Obtaining(store, self._threads))
         return self._obtaining[tenant]
 
@@ -262,10 +268,10 @@ class EmbeddingCacheService(pb_grpc.EmbeddingCacheServiceServicer):
         image: ImageOrder,
         data: bytes,
     ) -> tuple[Digest, Found]:
-        digest = await self._run(Digest.of_bytes, data)
+        digest = await self._run(Digest.of_bytes, data, within=self._quick)
         record = encoding.image_record(digest, image.preprocessing)
         key = record.key()
-        makes: Makes = {key: partial(encoding.encode_image, record, data)}
+        makes: Makes = {key: partial(encoding.encode_image, record, data, label=image.label)}
         found = await obtaining.obtain(
             makes, kind="image", mode=order.mode, with_values=order.with_values
         )
@@ -273,8 +279,8 @@ class EmbeddingCacheService(pb_grpc.EmbeddingCacheServiceServicer):
 
     async def _drawn(
         self, entries: Iterator[tuple[Digest, bytes]]
-    ) -> AsyncGenerator[tuple[Digest, bytes]]:
-        """Yield what ``entries`` yields, drawn a few at a time in threads."""
+    ) -> AsyncGenerator[tuple[Digest, bytes, bytes]]:
+        """Yield what ``entries`` yields and its SHA-256, drawn a few at a time in threads."""
         close: Callable[[], None] = getattr(entries, "close", lambda: None)
         try:
             while some := await self._run(_draw, entries):
@@ -324,10 +330,15 @@ class EmbeddingCacheService(pb_grpc.EmbeddingCacheServiceServicer):
             left.set()
 
     async def _run(
-        self, function: Callable[..., Result], *arguments: object, **named: object
+        self,
+        function: Callable[..., Result],
+        *arguments: object,
+        within: ThreadPoolExecutor | None = None,
+        **named: object,
     ) -> Result:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, partial(function, *arguments, **named))
+        work = partial(function, *arguments, **named)
+        return await loop.run_in_executor(within or self._threads, work)
 
 
 def _each(function: Callable[[Any], Result], wishes: Sequence[Any]) -> list[Result]:
@@ -348,8 +359,20 @@ def _each(function: Callable[[Any], Result], wishes: Sequence[Any]) -> list[Resu
     return made
 
 
-def _draw(entries: Iterator[tuple[Digest, bytes]]) -> list[tuple[Digest, bytes]]:
-    return list(islice(entries, READ_GROUP))
+def _draw(entries: Iterator[tuple[Digest, bytes]]) -> list[tuple[Digest, bytes, bytes]]:
+    return [
+        (key, value, hashlib.sha256(value).digest()) for key, value in islice(entries, READ_GROUP)
+    ]
+
+
+def _write(store: Store, key: Digest, value: bytes) -> bool:
+    """Keep what can be used; tell whether it was new.
+
+    Raises:
+        EmbeddingInvalid: It is no entry, or has values that are not finite.
+    """
+    check_finite(read_entry(value))
+    return store.write(key, value)
 
 
 def _unless(left: threading.Event, request_id: str) -> GoOn:

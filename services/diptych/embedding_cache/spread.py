@@ -35,10 +35,11 @@ class Spread:
         number = self._idlest()
         return self._counted(number, self._encodings[number].encode_prompt(record))
 
-    def encode_image(self, record: ImageRecord, data: bytes) -> Future[bytes]:
+    def encode_image(self, record: ImageRecord, data: bytes, *, label: str = "") -> Future[bytes]:
         """Return the entry of ``record`` to come; ``data`` is the image's file."""
         number = self._idlest()
-        return self._counted(number, self._encodings[number].encode_image(record, data))
+        encoding = self._encodings[number].encode_image(record, data, label=label)
+        return self._counted(number, encoding)
 
     def _idlest(self) -> int:
         with self._lock:

@@ -1,8 +1,10 @@
 """Each tenant's embeddings in tiers of its own, and what is counted of them together."""
 
+import logging
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
@@ -11,13 +13,20 @@ from typing_extensions import override
 from diptych.digest import Digest
 from diptych.embedding_cache.claims import sweep_claims
 from diptych.embedding_cache.ports import Found, Reclaimed, StoreCounts, TierCounts
-from diptych.embeddings.roots import Roots
-from diptych.embeddings.tiers import StoreConfig, TieredStore, TierObserver, open_store
+from diptych.embeddings.memory import Held
+from diptych.embeddings.roots import RootInfo, Roots
+from diptych.embeddings.tier import TierObserver
+from diptych.embeddings.tiers import StoreConfig, TieredStore, open_store
 from diptych.embeddings.upkeep import GcReport, gc
+from diptych.errors import DiptychError
 from diptych.telemetry.cache_metrics import TierReading
 
-__all__ = ["OnLook", "TenantStore", "TenantStores"]
+__all__ = ["OnLook", "RootCount", "TenantStore", "TenantStores"]
 
+_log = logging.getLogger(__name__)
+
+ROOTS_WAIT_S: Final = 1.0
+"""A scrape and a call wait no longer for a bucket to list its roots."""
 UNKNOWN: Final = "unknown"
 """Kind of what is asked for by its key alone."""
 
@@ -68,23 +77,68 @@ class _Counting(TierObserver):
             self.evictions[tier] += num_entries
 
 
+class RootLister(Protocol):
+    """The part of ``Roots`` that is needed to count them."""
+
+    def roots(self) -> Sequence[RootInfo]:
+        """Return every root."""
+
+
+class RootCount:
+    """How many roots there are in a store that may be slow to tell, or unable to."""
+
+    def __init__(
+        self, roots: RootLister, pool: ThreadPoolExecutor, *, wait_s: float = ROOTS_WAIT_S
+    ) -> None:
+        self._roots, self._pool, self._wait_s = roots, pool, wait_s
+        self._lock = threading.Lock()
+        self._looking: Future[int] | None = None
+        self._last = 0
+
+    def read(self) -> int:
+        """Return how many there are, or were when that could last be told."""
+        with self._lock:
+            if self._looking is None:
+                self._looking = self._pool.submit(lambda: len(self._roots.roots()))
+            looking = self._looking
+        try:
+            self._last = looking.result(self._wait_s)
+        except TimeoutError:
+            return self._last
+        except DiptychError as error:
+            _log.warning("datasets and pins cannot be counted: %s", error)
+        with self._lock:
+            if self._looking is looking:
+                self._looking = None
+        return self._last
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TenantStore:
     """One tenant's store as the service uses it."""
 
     tiers: TieredStore
     roots: Roots | None
+    root_count: RootCount | None
     limits: dict[str, int]
     """Bytes by tier; 0 for none."""
     counting: _Counting
 
-    def peek(self, key: Digest) -> bytes | None:
+    def peek(self, key: Digest) -> Held | None:
         """Return what memory holds of ``key``."""
-        return self.tiers.memory.get(key)
+        return self.tiers.memory.held(key)
 
     def locate(self, keys: Sequence[Digest]) -> dict[Digest, str]:
         """Return the nearest tier of those of ``keys`` that are there."""
         return self.tiers.locate(keys)
+
+    def missing(self, keys: Sequence[Digest]) -> list[Digest]:
+        """Return those of ``keys`` that are nowhere.
+
+        Raises:
+            SourceUnavailable: A tier does not answer, so it cannot be told.
+        """
+        return self.tiers.missing(keys)
 
     def read(self, key: Digest, *, kind: str) -> Found | None:
         """Return an embedding, None if it is not there or turned out damaged."""
@@ -111,9 +165,14 @@ class TenantStore:
         self.tiers.put(key, value)
         return is_new
 
-    def flush(self) -> None:
-        """Make everything written so far last."""
-        self.tiers.flush()
+    @property
+    def num_failed_writes(self) -> int:
+        """How many writes failed so far."""
+        return self.tiers.num_failed_writes
+
+    def flush(self, *, since: int | None = None) -> None:
+        """Make everything written so far last; raises as ``TieredStore.flush`` does."""
+        self.tiers.flush(since=since)
 
     def refresh(self) -> None:
         """See what other processes have written."""
@@ -132,15 +191,14 @@ class TenantStore:
 
     def evict(self, keys: Sequence[Digest], *, is_dry_run: bool) -> Reclaimed:
         """Drop embeddings, whatever needs them."""
-        there = list(self.tiers.locate(keys))
-        sizes = sum(len(value) for _, value in self.tiers.read_many(there, kind=UNKNOWN))
-        if there and not is_dry_run:
-            self.tiers.delete(there)
+        sizes = self.tiers.sizes(keys)
+        if sizes and not is_dry_run:
+            self.tiers.delete(list(sizes))
         kept = self.tiers.stats()
         lasting = kept.remote or kept.disk
         return Reclaimed(
-            num_evicted=len(there),
-            evicted_bytes=sizes,
+            num_evicted=len(sizes),
+            evicted_bytes=sum(sizes.values()),
             num_kept=lasting.num_entries if lasting else kept.memory.num_entries,
             kept_bytes=lasting.size_bytes if lasting else kept.memory.size_bytes,
         )
@@ -155,7 +213,7 @@ class TenantStore:
         self.tiers.flush()
         report: GcReport = gc(
             lasting,
-            older_than_s=older_than_s or 0.0,
+            older_than_s=older_than_s,
             budget_bytes=budget_bytes,
             is_dry_run=is_dry_run,
         )
@@ -174,7 +232,7 @@ class TenantStore:
         for name, packs in (("disk", stats.disk), ("remote", stats.remote)):
             if packs is not None:
                 held[name] = (packs.num_entries, packs.size_bytes)
-                num_damaged += packs.num_damaged
+                num_damaged += packs.num_damaged + packs.num_in_damaged_packs
         counting, evictions = self.counting, dict(self.counting.evictions)
         evictions["memory"] = stats.memory.num_evicted
         tiers, num_asked = [], counting.num_misses + sum(counting.hits.values())
@@ -192,7 +250,7 @@ class TenantStore:
                     num_evictions=evictions.get(name, 0),
                 )
             )
-        num_roots = len(self.roots.roots()) if self.roots is not None else 0
+        num_roots = self.root_count.read() if self.root_count is not None else 0
         return StoreCounts(tiers=tuple(tiers), num_roots=num_roots, num_damaged=num_damaged)
 
 
@@ -220,7 +278,8 @@ class TenantStores:
     def readings(self) -> tuple[dict[str, TierReading], int, int]:
         """Return the tiers of all tenants together, the damaged embeddings and the roots."""
         with self._lock:
-            counts = [store.counts() for store in self._stores.values()]
+            stores = list(self._stores.values())
+        counts = [store.counts() for store in stores]
         tiers: dict[str, TierReading] = {}
         for tier in (tier for one in counts for tier in one.tiers):
             so_far = tiers.get(tier.tier, TierReading(num_entries=0, size_bytes=0, num_evictions=0))
@@ -256,5 +315,10 @@ class TenantStores:
         limits = {"memory": config.memory_bytes}
         if config.s3_uri is not None:
             limits["disk"] = config.disk_bytes
-        roots = Roots(tiers.lasting.packs) if tiers.lasting is not None else None
-        return TenantStore(tiers=tiers, roots=roots, limits=limits, counting=counting)
+        roots = root_count = None
+        if tiers.lasting is not None:
+            roots = Roots(tiers.lasting.packs)
+            root_count = RootCount(roots, tiers.lasting.pool)
+        return TenantStore(
+            tiers=tiers, roots=roots, root_count=root_count, limits=limits, counting=counting
+        )

@@ -1,6 +1,5 @@
 """Streams of images and embeddings, put together from their messages and taken apart into them."""
 
-import hashlib
 from collections.abc import AsyncIterator, Iterator
 from typing import Final
 
@@ -14,6 +13,7 @@ from diptych.v1 import embedding_cache_pb2 as pb
 __all__ = ["embedding_messages", "received_embeddings", "received_images"]
 
 CHUNK_BYTES: Final = 1 << 20
+SHA256_BYTES: Final = 32
 MAX_IMAGE_BYTES: Final = 64 << 20
 MAX_IMAGES_BYTES: Final = 256 << 20
 """Of one call; what came is in memory until it is encoded."""
@@ -65,6 +65,9 @@ async def received_embeddings(
             if not 1 <= message.header.size_bytes <= MAX_ENTRY_BYTES:
                 size = message.header.size_bytes
                 raise _invalid("header.size_bytes", f"{size} is not in [1, {MAX_ENTRY_BYTES}]")
+            if len(message.header.sha256) not in {0, SHA256_BYTES}:
+                size = len(message.header.sha256)
+                raise _invalid("header.sha256", f"{size} bytes are no SHA-256")
             receiving = Receiving(message.header, f"embedding {key}")
         elif part == "chunk" and receiving is not None and key is not None:
             if (value := receiving.write(message.chunk)) is not None:
@@ -78,11 +81,11 @@ async def received_embeddings(
         raise receiving.cut()
 
 
-def embedding_messages(key: Digest, value: bytes) -> Iterator[pb.ReadEmbeddingsResponse]:
+def embedding_messages(
+    key: Digest, value: bytes, sha256: bytes
+) -> Iterator[pb.ReadEmbeddingsResponse]:
     """Yield the messages of one embedding: its header, then its bytes in chunks."""
-    header = pb.EmbeddingHeader(
-        key=bytes.fromhex(key.hex), size_bytes=len(value), sha256=hashlib.sha256(value).digest()
-    )
+    header = pb.EmbeddingHeader(key=bytes.fromhex(key.hex), size_bytes=len(value), sha256=sha256)
     yield pb.ReadEmbeddingsResponse(header=header)
     for start in range(0, len(value), CHUNK_BYTES):
         yield pb.ReadEmbeddingsResponse(chunk=value[start : start + CHUNK_BYTES])

@@ -33,6 +33,7 @@ MAX_SIDE: Final = 1 << 14
 MAX_PIXELS: Final = 1 << 26
 KEY_BYTES: Final = 32
 SIZE_MULTIPLE: Final = 8
+MAX_FRAME: Final = 1 << 16
 WHITE: Final = 0xFFFFFF
 STAGES: Final = {
     pb.ENCODER_STAGE_UNSPECIFIED: None,
@@ -206,6 +207,7 @@ def _preprocessing(found: Violations, message: pb.ImagePreprocessing, field: str
     found.name(f"{field}.resample", resample, RESAMPLES)
     background = message.background if message.HasField("background") else WHITE
     found.integer(f"{field}.background", background, 0, WHITE)
+    frame = found.integer(f"{field}.frame", message.frame, 0, MAX_FRAME)
     return Preprocessing(
         resized=(width, height),
         crop=(left, top, crop_width, crop_height),
@@ -214,6 +216,7 @@ def _preprocessing(found: Violations, message: pb.ImagePreprocessing, field: str
         orientation="ignore" if message.ignore_orientation else "exif",
         colour="ignore" if message.ignore_colour_profile else "srgb",
         background=(background >> 16 & 0xFF, background >> 8 & 0xFF, background & 0xFF),
+        frame=frame,
     )
 
 

@@ -47,6 +47,7 @@ class Gathering:
         self._writing: list[_Batch] = []
         self._timer: threading.Timer | None = None
         self._num_failed_writes = self._num_lost = 0
+        self._failure: DiptychError | None = None
 
     def get(self, key: bytes) -> bytes | None:
         """Return an entry that waits or is being written."""
@@ -90,6 +91,12 @@ class Gathering:
                 num_lost=self._num_lost,
             )
 
+    @property
+    def failures(self) -> tuple[int, DiptychError | None]:
+        """Return how many writes failed, whoever began them, and why the last did."""
+        with self._changed:
+            return self._num_failed_writes, self._failure
+
     def _flush_late(self) -> None:
         try:
             self.flush()
@@ -107,14 +114,18 @@ class Gathering:
         return batch
 
     def _write(self, batch: _Batch) -> None:
-        is_written = False
+        is_written, failure = False, None
         try:
             self._write_batch(batch)
             is_written = True
+        except DiptychError as error:
+            failure = error
+            raise
         finally:
             with self._changed:
                 self._writing = [other for other in self._writing if other is not batch]
                 self._num_failed_writes += not is_written
+                self._failure = failure or self._failure
                 self._num_lost += 0 if is_written else len(batch)
                 self._changed.notify_all()
 

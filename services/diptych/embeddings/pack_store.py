@@ -67,6 +67,8 @@ class StoreStats:
     """Entries found damaged and put aside."""
     num_damaged_packs: int
     """Packs found damaged and put aside."""
+    num_in_damaged_packs: int
+    """Entries that went with them."""
     num_failed_writes: int
     num_lost: int
     """Entries of failed writes: they will be misses."""
@@ -104,6 +106,7 @@ class PackStore:
         self._clock = clock
         self._refreshing = threading.Lock()
         self._refreshed_s = -math.inf
+        self._refresh_failure: tuple[float, DiptychError | None] = (-math.inf, None)
         self._lock = threading.Lock()
         """Guards everything below; never held while bytes move."""
         self._table = KeyTable()
@@ -111,7 +114,7 @@ class PackStore:
         self._numbers: dict[str, int] = {}
         self._next_number = 0
         self._touched_s: dict[str, float] = {}
-        self._num_damaged = self._num_damaged_packs = 0
+        self._num_damaged = self._num_damaged_packs = self._num_in_damaged_packs = 0
 
     def get(self, key: Digest) -> bytes | None:
         """Return an entry, checked; None if there is none, or only a damaged one.
@@ -156,6 +159,18 @@ class PackStore:
             if self._gathering.get(numbers[at].tobytes()) is None
         ]
 
+    def sizes(self, keys: Iterable[Digest]) -> dict[Digest, int]:
+        """Return the bytes of those of ``keys`` that are here; raises what ``get`` does."""
+        asked = list(keys)
+        numbers = _numbers_of(asked)
+        rows, packs = self._find_many(numbers)
+        found = {asked[at]: int(rows["size"][at]) for at in np.flatnonzero(packs >= 0)}
+        for at in np.flatnonzero(packs < 0):
+            data = self._gathering.get(numbers[at].tobytes())
+            if data is not None:
+                found[asked[at]] = len(data)
+        return found
+
     def put(self, key: Digest, data: bytes) -> None:
         """Take an entry; it is in a pack after ``flush``, or by itself soon.
 
@@ -170,6 +185,11 @@ class PackStore:
     def flush(self) -> None:
         """Write what waits: all that was put before is in packs then. Raises what ``put`` does."""
         self._gathering.flush()
+
+    @property
+    def write_failures(self) -> tuple[int, DiptychError | None]:
+        """Return how many writes failed, whoever put what they held, and why the last did."""
+        return self._gathering.failures
 
     def close(self) -> None:
         """Flush, and end the threads."""
@@ -186,20 +206,7 @@ class PackStore:
     def refresh(self) -> None:
         """See which packs there are now; raises ``SourceUnavailable``."""
         with self._refreshing:
-            known = self.refs()
-            listed, hidden = self.packs.listing(), self.packs.quarantined()
-            names = {ref.name for ref in listed}
-            self.forget([ref for ref in known if ref.name not in names])
-            with self._lock:
-                new = [ref for ref in listed if ref.name not in self._numbers]
-            parts = [new[at : at + _AT_ONCE] for at in range(0, len(new), _AT_ONCE)]
-            found = [pair for part in self.pool.map(self._rows, parts) for pair in part]
-            with self._lock:
-                self._add(found)
-                for name in hidden.keys() & self._numbers.keys():
-                    for raw in hidden[name]:
-                        self._table.drop(raw, self._numbers[name])
-            self._refreshed_s = self._clock()
+            self._refresh()
 
     @property
     def num_packs(self) -> int:
@@ -260,6 +267,7 @@ class PackStore:
                 num_waiting=gathering.num_waiting,
                 num_damaged=self._num_damaged,
                 num_damaged_packs=self._num_damaged_packs,
+                num_in_damaged_packs=self._num_in_damaged_packs,
                 num_failed_writes=gathering.num_failed_writes,
                 num_lost=gathering.num_lost,
             )
@@ -281,11 +289,40 @@ class PackStore:
             found = self._table.find_many(keys)
         return found
 
+    def _refresh(self) -> None:
+        try:
+            self._look()
+        except DiptychError as error:
+            self._refresh_failure = (self._clock(), error)
+            raise
+
+    def _look(self) -> None:
+        known = self.refs()
+        listed, hidden = self.packs.listing(), self.packs.quarantined()
+        names = {ref.name for ref in listed}
+        self.forget([ref for ref in known if ref.name not in names])
+        with self._lock:
+            new = [ref for ref in listed if ref.name not in self._numbers]
+        parts = [new[at : at + _AT_ONCE] for at in range(0, len(new), _AT_ONCE)]
+        found = [pair for part in self.pool.map(self._rows, parts) for pair in part]
+        with self._lock:
+            self._add(found)
+            for name in hidden.keys() & self._numbers.keys():
+                for raw in hidden[name]:
+                    self._table.drop(raw, self._numbers[name])
+        self._refreshed_s = self._clock()
+
     def _refresh_if_due(self) -> bool:
         """Refresh unless that was done just now; tell whether it was done."""
-        if self._clock() - self._refreshed_s < self.config.refresh_s:
+        asked_s = self._clock()
+        if asked_s - self._refreshed_s < self.config.refresh_s:
             return False
-        self.refresh()
+        with self._refreshing:
+            failed_s, error = self._refresh_failure
+            if error is not None and failed_s >= asked_s:
+                raise error  # whoever waited for a look that failed need not fail anew
+            if self._refreshed_s < asked_s:
+                self._refresh()
         return True
 
     def _rows(self, refs: Sequence[PackRef]) -> list[tuple[PackRef, Rows]]:
@@ -298,6 +335,7 @@ class PackStore:
             elif self.packs.is_put_aside(ref):
                 with self._lock:
                     self._num_damaged_packs += 1
+                    self._num_in_damaged_packs += ref.num_entries
         return found
 
     def _chunks(self, rows: Rows, packs: Numbers) -> Iterator[_Chunk]:

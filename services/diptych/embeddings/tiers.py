@@ -5,17 +5,16 @@ which the packs unused for longest go. A tier that fails is passed over, rested 
 become misses, and the caller encodes.
 """
 
-import logging
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from diptych.digest import Digest
 from diptych.embeddings.memory import MemoryStats, MemoryTier
 from diptych.embeddings.pack_store import PackConfig, PackStore, StoreStats
 from diptych.embeddings.removal import delete_entries, evict_packs
+from diptych.embeddings.tier import Tier, TierObserver
 from diptych.errors import DiptychError, FieldViolation, SettingInvalid
 from diptych.storage.blobs import BlobStore
 from diptych.storage.local import LocalBlobs
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 __all__ = [
     "NO_OBSERVER",
     "StoreConfig",
-    "TierObserver",
     "TierStats",
     "TieredStore",
     "bucket_of",
@@ -34,27 +32,10 @@ __all__ = [
     "open_store",
 ]
 
-_log = logging.getLogger(__name__)
 _REMOTE_CHUNK_BYTES: Final = 16 * 2**20
 """A request to a bucket should be worth its way."""
-_REST_S: Final = 10.0
-"""A tier whose reads failed is not asked again before."""
-
-
-class TierObserver(Protocol):
-    """Counts what happens; methods are called from any thread and must not block."""
-
-    def hit(self, tier: str, kind: str) -> None:
-        """An entry was found in ``memory``, ``disk`` or ``remote``."""
-
-    def miss(self, kind: str) -> None:
-        """An entry was in no tier."""
-
-    def failed(self, tier: str, operation: str) -> None:
-        """A tier's ``read`` or ``write`` failed."""
-
-    def evicted(self, tier: str, num_entries: int, size_bytes: int) -> None:
-        """Entries went from ``disk`` because there was no more room for them."""
+_REMOTE_TIMEOUT_S: Final = 15.0
+"""Without a byte from a bucket; encoding anew takes less."""
 
 
 class _NoObserver:
@@ -99,59 +80,6 @@ class TierStats:
     remote: StoreStats | None
 
 
-class _Tier:
-    """Packs with a name, left alone for a while after a read of them failed."""
-
-    def __init__(self, name: str, store: PackStore, observer: TierObserver) -> None:
-        self.name, self.store = name, store
-        self._observer = observer
-        self._rests_until_s = 0.0
-        self.write_error: DiptychError | None = None
-
-    def get(self, key: Digest) -> bytes | None:
-        if self.rests:
-            return None
-        try:
-            return self.store.get(key)
-        except DiptychError as error:
-            self.read_failed(error)
-            return None
-
-    def read_many(self, keys: list[Digest]) -> Iterator[tuple[Digest, bytes]]:
-        if self.rests or not keys:
-            return
-        try:
-            yield from self.store.read_many(keys)
-        except DiptychError as error:
-            self.read_failed(error)
-
-    def put(self, key: Digest, data: bytes) -> None:
-        try:
-            self.store.put(key, data)
-        except DiptychError as error:
-            self.write_failed(error)
-
-    def flush(self) -> None:
-        try:
-            self.store.flush()
-        except DiptychError as error:
-            self.write_failed(error)
-
-    @property
-    def rests(self) -> bool:
-        return time.monotonic() < self._rests_until_s
-
-    def write_failed(self, error: DiptychError) -> None:
-        self.write_error = error
-        self._observer.failed(self.name, "write")
-        _log.warning("embeddings are not kept in %s: %s", self.name, error)
-
-    def read_failed(self, error: DiptychError) -> None:
-        self._rests_until_s = time.monotonic() + _REST_S
-        self._observer.failed(self.name, "read")
-        _log.warning("embeddings are not read from %s for a while: %s", self.name, error)
-
-
 class TieredStore:
     """All tiers as one store; safe to use from many threads."""
 
@@ -166,13 +94,15 @@ class TieredStore:
     ) -> None:
         self.memory = memory
         self._tiers = [
-            _Tier(name, store, observer)
+            Tier(name, store, observer)
             for name, store in (("disk", disk), ("remote", remote))
             if store is not None
         ]
         self._disk_bytes = disk_bytes if disk and remote else None
         self._observer = observer
         self._num_packs = 0
+        self._num_deletions = 0
+        """What was read before the last of them is not put back above."""
 
     @property
     def lasting(self) -> PackStore | None:
@@ -190,11 +120,13 @@ class TieredStore:
         if data is not None:
             self._observer.hit("memory", kind)
             return "memory", data
+        num_deletions = self._num_deletions
         for depth, tier in enumerate(self._tiers):
             data = tier.get(key)
             if data is not None:
                 self._observer.hit(tier.name, kind)
-                self._fill(key, data, depth)
+                if num_deletions == self._num_deletions:
+                    self._fill(key, data, depth)
                 return tier.name, data
         self._observer.miss(kind)
         return None
@@ -202,14 +134,13 @@ class TieredStore:
     def locate(self, keys: Iterable[Digest]) -> dict[Digest, str]:
         """Return the nearest tier of those of ``keys`` that are somewhere; reads no entry.
 
-        Raises:
-            SourceUnavailable: A tier does not answer, so it cannot be told.
+        A tier that does not answer has none, as for ``get``.
         """
         asked = list(dict.fromkeys(keys))
         found = {key: "memory" for key in asked if self.memory.has(key)}
         left = [key for key in asked if key not in found]
         for tier in self._tiers:
-            missing = tier.store.missing(left) if left else left
+            missing = tier.missing(left)
             absent = set(missing)
             found |= {key: tier.name for key in left if key not in absent}
             left = missing
@@ -224,14 +155,28 @@ class TieredStore:
                 del left[key]
                 self._observer.hit("memory", kind)
                 yield key, data
+        num_deletions = self._num_deletions
         for depth, tier in enumerate(self._tiers):
             for key, data in tier.read_many(list(left)):
                 del left[key]
                 self._observer.hit(tier.name, kind)
-                self._fill(key, data, depth)
+                if num_deletions == self._num_deletions:
+                    self._fill(key, data, depth)
                 yield key, data
         for _ in left:
             self._observer.miss(kind)
+
+    def sizes(self, keys: Iterable[Digest]) -> dict[Digest, int]:
+        """Return the bytes of those of ``keys`` that are somewhere; reads and counts nothing.
+
+        Raises:
+            SourceUnavailable: A tier does not answer, so it cannot be told.
+        """
+        left = dict.fromkeys(keys)
+        found = {key: len(data) for key in left if (data := self.memory.get(key)) is not None}
+        for tier in self._tiers:
+            found |= tier.store.sizes([key for key in left if key not in found])
+        return found
 
     def missing(self, keys: Iterable[Digest]) -> list[Digest]:
         """Return those of ``keys`` that are in no tier, in their order.
@@ -251,8 +196,17 @@ class TieredStore:
             tier.put(key, data)
         self._bound()
 
-    def flush(self) -> None:
+    @property
+    def num_failed_writes(self) -> int:
+        """How many writes to the tier that lasts failed, for ``flush`` to tell of those since."""
+        return 0 if self.lasting is None else self.lasting.write_failures[0]
+
+    def flush(self, *, since: int | None = None) -> None:
         """Write what waits.
+
+        Args:
+            since: What ``num_failed_writes`` was before what should last was put: of many who put
+                and flush at once, everyone is told of a failure that may have been theirs.
 
         Raises:
             StoreFull: The tier that lasts has no room, now or at a ``put`` since the last flush.
@@ -264,16 +218,22 @@ class TieredStore:
         if self._tiers:
             last = self._tiers[-1]
             failure, last.write_error = last.write_error, None
+            num_failed, latest = last.store.write_failures
+            if since is not None:
+                failure = latest if num_failed > since else None
             if failure is not None:
                 raise failure
 
     def delete(self, keys: Iterable[Digest]) -> int:
         """Remove entries from every tier; return how many the last had. Raises as ``flush``."""
         gone, num_gone = list(keys), 0
-        for key in gone:
-            self.memory.drop(key)
-        for tier in self._tiers:
-            num_gone = delete_entries(tier.store, gone)
+        try:
+            for tier in self._tiers:
+                num_gone = delete_entries(tier.store, gone)
+        finally:
+            self._num_deletions += 1
+            for key in gone:
+                self.memory.drop(key)
         return num_gone
 
     def close(self) -> None:
@@ -364,7 +324,11 @@ def bucket_of(config: StoreConfig) -> "tuple[S3Store, str]":
     if not str(config.s3_uri).startswith("s3://") or not bucket or not prefix:
         description = f"expected s3://bucket/prefix, not {str(config.s3_uri)[:80]!r}"
         raise SettingInvalid([FieldViolation(field="s3_uri", description=description)])
-    s3 = S3Config(endpoint_url=config.s3_endpoint, region=config.s3_region)
+    s3 = S3Config(
+        endpoint_url=config.s3_endpoint,
+        region=config.s3_region,
+        read_timeout_s=_REMOTE_TIMEOUT_S,
+    )
     return S3Store(bucket, s3), prefix
 
 

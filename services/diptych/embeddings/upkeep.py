@@ -6,6 +6,7 @@ in the pack of the least name stays, so that two that decide at once decide alik
 the store's own clock, and what seems to come from the future counts as new.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -116,7 +117,7 @@ def verify(store: PackStore, *, advance: Callable[[int], None] = lambda _: None)
 def gc(
     store: PackStore,
     *,
-    older_than_s: float,
+    older_than_s: float | None = None,
     budget_bytes: int | None = None,
     is_dry_run: bool,
     grace_s: float = GRACE_S,
@@ -124,15 +125,23 @@ def gc(
 ) -> GcReport:
     """Collect what no root needs by age and budget, copies and damage; merge small packs.
 
-    After ``limit_s``, which must be well below ``grace_s``, it stops for the next one to go on.
+    Args:
+        store: Whose packs.
+        older_than_s: What no root needs goes when it is older; None: at any age, but where there
+            is a budget only as far as that asks for.
+        budget_bytes: What may be left; the oldest go first.
+        is_dry_run: Change nothing.
+        grace_s: What was written less than so long ago stays.
+        limit_s: When to stop for the next one to go on; well below ``grace_s``.
 
     Raises:
         BlobCorrupt: A root is damaged, so what it needs is not known; nothing was changed.
         StoreFull: There is no room for the packs that are to replace others; nothing is lost.
         SourceUnavailable: The store does not answer; nothing is lost.
     """
+    any_age_s = 0.0 if budget_bytes is None else math.inf
     policy = GcPolicy(
-        older_than_s=older_than_s,
+        older_than_s=any_age_s if older_than_s is None else older_than_s,
         budget_bytes=budget_bytes,
         small_bytes=store.config.pack_bytes // 2,
     )
@@ -143,7 +152,7 @@ def gc(
         return report
     store.remove([pack.ref for pack in seen.plan.removed])
     is_complete = _rewrite(store, seen.plan.rewritten, until_s)
-    _sweep_quarantine(store, seen, max(older_than_s, grace_s))
+    _sweep_quarantine(store, seen, max(older_than_s or 0.0, grace_s))
     return replace(report, is_complete=is_complete)
 
 

@@ -34,7 +34,7 @@ from diptych.inference.ports import (
     Prepared,
     Row,
 )
-from diptych.inference.prompt_cache import PromptCache
+from diptych.inference.prompt_cache import TenantPrompts
 from diptych.inference.route import Route
 from diptych.inference.routing import (
     ACTIVE,
@@ -86,7 +86,7 @@ class DeviceExecutor:
         experts: Experts,
         *,
         config: ExecutorConfig | None = None,
-        prompts: PromptCache | None = None,
+        prompts: TenantPrompts | None = None,
     ) -> None:
         """Take ``experts`` over; embeddings of texts are looked for in ``prompts`` first."""
         config = config or ExecutorConfig()
@@ -127,7 +127,16 @@ class DeviceExecutor:
 
     def encode(self, requests: Sequence[ImageRequest]) -> Sequence[Conditioning | DiptychError]:
         """Return the embeddings of each request, or why it has none."""
-        return encode_requests(requests, self._experts, self._adapters, self._prompts)
+        groups: dict[str, list[int]] = {}
+        for index, request in enumerate(requests):
+            groups.setdefault("" if self._prompts is None else request.tenant, []).append(index)
+        found: dict[int, Conditioning | DiptychError] = {}
+        for tenant, group in groups.items():
+            prompts = None if self._prompts is None else self._prompts.of(tenant)
+            own = [requests[index] for index in group]
+            encoded = encode_requests(own, self._experts, self._adapters, prompts)
+            found |= zip(group, encoded, strict=True)
+        return [found[index] for index in range(len(requests))]
 
     def bind(self, uses: Sequence[AdapterUse], adapters: Sequence[Adapter]) -> Prepared:
         """Return the adapters of one unit ready for ``attach``; from any thread."""

@@ -15,6 +15,7 @@ from typing import Final, Protocol
 from diptych.digest import Digest
 from diptych.embeddings.memory import MemoryTier
 from diptych.errors import DiptychError, EmbeddingMissing
+from diptych.rpc.auth import DEFAULT_TENANT
 
 __all__ = [
     "EmbeddingClient",
@@ -24,6 +25,7 @@ __all__ = [
     "PromptTiers",
     "ServicePrompts",
     "SharedPrompts",
+    "TenantPrompts",
 ]
 
 MAX_WRITES: Final = 64
@@ -42,6 +44,13 @@ class PromptCache(Protocol):
 
     def put_many(self, entries: Mapping[Digest, bytes]) -> None:
         """Keep entries; one that is there already is the same."""
+
+
+class TenantPrompts(Protocol):
+    """Where each tenant's prompts are looked for."""
+
+    def of(self, tenant: str) -> PromptCache:
+        """Return what may answer ``tenant``: its own, and what servers share on purpose."""
 
 
 class LookObserver(Protocol):
@@ -66,20 +75,30 @@ class EmbeddingClient(Protocol):
 
 
 class LocalPrompts:
-    """Entries in this process's memory."""
+    """One tenant's entries in this process's memory, which all tenants share.
 
-    def __init__(self, memory: MemoryTier) -> None:
-        self._memory = memory
+    No tenant finds another's, for that would tell it of a prompt that the other has used.
+    """
+
+    def __init__(self, memory: MemoryTier, tenant: str = DEFAULT_TENANT) -> None:
+        self._memory, self._tenant = memory, tenant
+
+    def of(self, tenant: str) -> "LocalPrompts":
+        """Return the entries of ``tenant``."""
+        return LocalPrompts(self._memory, tenant)
 
     def get_many(self, keys: Sequence[Digest]) -> Mapping[Digest, bytes]:
         """Return those entries of ``keys`` that are there."""
-        looked = ((key, self._memory.get(key)) for key in keys)
+        looked = ((key, self._memory.get(self._place(key))) for key in keys)
         return {key: data for key, data in looked if data is not None}
 
     def put_many(self, entries: Mapping[Digest, bytes]) -> None:
         """Keep entries; those unused for longest make room."""
         for key, data in entries.items():
-            self._memory.put(key, data)
+            self._memory.put(self._place(key), data)
+
+    def _place(self, key: Digest) -> Digest:
+        return Digest.of_bytes(f"{self._tenant} {key.hex}".encode())
 
 
 class ServicePrompts:
@@ -153,6 +172,14 @@ class PromptTiers:
     def __init__(self, tiers: Mapping[str, PromptCache], observer: LookObserver) -> None:
         """Look in ``tiers`` in their order; their names are what metrics call them."""
         self._tiers, self._observer = dict(tiers), observer
+
+    def of(self, tenant: str) -> "PromptTiers":
+        """Return the tiers as ``tenant`` sees them: memory is its own, a service is shared."""
+        tiers = {
+            name: tier.of(tenant) if isinstance(tier, LocalPrompts) else tier
+            for name, tier in self._tiers.items()
+        }
+        return PromptTiers(tiers, self._observer)
 
     def get_many(self, keys: Sequence[Digest]) -> Mapping[Digest, bytes]:
         """Return those entries of ``keys`` that any tier has."""

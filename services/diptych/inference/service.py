@@ -156,7 +156,9 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
                 convert, message, hosting.hosted, request_id=request_id
             )
             adapters = await self._adapters(message, request, hosting)
-            request = dataclasses.replace(request, deadline=deadline, adapters=adapters)
+            request = dataclasses.replace(
+                request, deadline=deadline, adapters=adapters, tenant=current_caller().tenant
+            )
             async with contextlib.aclosing(self._paint(request, hosting)) as events:
                 async for event in events:
                     for reply in event_messages(event, request, hosting.hosted):

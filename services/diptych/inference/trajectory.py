@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diptych.errors import DiptychError
+from diptych.rpc.auth import DEFAULT_TENANT
 
 __all__ = [
     "AdapterState",
@@ -175,6 +176,8 @@ class ImageRequest:
     deadline: float | None = None
     """Instant on the engine's clock after which the answer is worthless."""
     adapters: tuple[AdapterUse, ...] = ()
+    tenant: str = DEFAULT_TENANT
+    """Whose request it is; one tenant's prompts are not remembered for another."""
     """Their updates add up."""
     skip_draws: int = 0
     """Noises, the first latents' included, drawn from each seed before these were handed over."""

@@ -386,6 +386,7 @@ class ImagePreprocessing(_message.Message):
     IGNORE_ORIENTATION_FIELD_NUMBER: _builtins.int
     IGNORE_COLOUR_PROFILE_FIELD_NUMBER: _builtins.int
     BACKGROUND_FIELD_NUMBER: _builtins.int
+    FRAME_FIELD_NUMBER: _builtins.int
     resized_width: _builtins.int
     """Pixels after resizing."""
     resized_height: _builtins.int
@@ -408,6 +409,8 @@ class ImagePreprocessing(_message.Message):
     """Do not apply the image's colour profile."""
     background: _builtins.int
     """What shows through transparent pixels, 0xRRGGBB. Absent: white."""
+    frame: _builtins.int
+    """Which image of an animated file, counted from 0."""
     def __init__(
         self,
         *,
@@ -422,10 +425,11 @@ class ImagePreprocessing(_message.Message):
         ignore_orientation: _builtins.bool = ...,
         ignore_colour_profile: _builtins.bool = ...,
         background: _builtins.int | None = ...,
+        frame: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_background", b"_background", "background", b"background"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_background", b"_background", "background", b"background", "crop_height", b"crop_height", "crop_left", b"crop_left", "crop_top", b"crop_top", "crop_width", b"crop_width", "ignore_colour_profile", b"ignore_colour_profile", "ignore_orientation", b"ignore_orientation", "is_flipped", b"is_flipped", "resample", b"resample", "resized_height", b"resized_height", "resized_width", b"resized_width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_background", b"_background", "background", b"background", "crop_height", b"crop_height", "crop_left", b"crop_left", "crop_top", b"crop_top", "crop_width", b"crop_width", "frame", b"frame", "ignore_colour_profile", b"ignore_colour_profile", "ignore_orientation", b"ignore_orientation", "is_flipped", b"is_flipped", "resample", b"resample", "resized_height", b"resized_height", "resized_width", b"resized_width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__background: _TypeAlias = _typing.Literal["background"]  # noqa: Y015
     _WhichOneofArgType__background: _TypeAlias = _typing.Literal["_background", b"_background"]  # noqa: Y015
@@ -1052,10 +1056,10 @@ class EvictUnneeded(_message.Message):
     OLDER_THAN_FIELD_NUMBER: _builtins.int
     BUDGET_BYTES_FIELD_NUMBER: _builtins.int
     budget_bytes: _builtins.int
-    """Oldest first until no more than this is left. 0: no such limit."""
+    """Oldest first until no more than this is left; without an age nothing else goes. 0: no limit."""
     @_builtins.property
     def older_than(self) -> _duration_pb2.Duration:
-        """Older than this. Absent: of any age beyond the server's grace period."""
+        """Older than this. Absent, and without a budget: of any age beyond the server's grace period."""
 
     def __init__(
         self,
