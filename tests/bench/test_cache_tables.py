@@ -5,9 +5,10 @@ import json
 from rich.console import Console
 from rich.table import Table
 
+from diptych.bench.cache_loopback import CacheOverLoopback
 from diptych.bench.cache_s3 import CacheOnS3
 from diptych.bench.cache_storage import CacheStorage, WaySpeed
-from diptych.bench.cache_tables import cache_as_json, s3_table, storage_table
+from diptych.bench.cache_tables import cache_as_json, loopback_table, s3_table, storage_table
 
 
 def way(name: str, seconds: float) -> WaySpeed:
@@ -33,6 +34,8 @@ ON_S3 = CacheOnS3(
     pack_read_s=(1.0,),
 )
 
+OVER = CacheOverLoopback(entry_bytes=318_000, read_s=(0.0015,), probe_s=(0.0005,))
+
 
 def printed(table: Table) -> str:
     console = Console(width=200)
@@ -54,6 +57,14 @@ def test_a_bucket_has_two_lines() -> None:
 
 
 def test_numbers_and_what_follows_from_them_are_in_the_json() -> None:
-    answer = json.loads(json.dumps(cache_as_json(FOUND, [ON_S3])))
+    answer = json.loads(json.dumps(cache_as_json(FOUND, OVER, [ON_S3])))
     assert (answer["read_ratio"], answer["disk_share"], answer["holds"]) == (4.0, 0.5, False)
+    assert (answer["loopback"]["median_s"], answer["loopback"]["holds"]) == (0.0015, True)
     assert answer["s3"][0]["read_ratio"] == 30.0
+
+
+def test_a_hit_stands_beside_a_call_of_nothing() -> None:
+    text = printed(loopback_table(OVER))
+    assert "318 KB" in text
+    assert "0.50" in text
+    assert "1.50" in text

@@ -42,6 +42,21 @@ def fed(messages: Sequence[pb.ReadEmbeddingsResponse]) -> list[tuple[Digest, byt
     return [one for one in found if one is not None]
 
 
+def test_header_may_hold_the_embedding() -> None:
+    header = pb.EmbeddingHeader()
+    header.CopyFrom(HEADER)
+    header.value = VALUE
+    assert fed([pb.ReadEmbeddingsResponse(header=header), END]) == [(KEY, VALUE)]
+
+
+def test_header_with_other_bytes_than_announced_is_refused() -> None:
+    header = pb.EmbeddingHeader()
+    header.CopyFrom(HEADER)
+    header.value = b"vague"
+    with pytest.raises(ResponseCorrupt):
+        fed([pb.ReadEmbeddingsResponse(header=header), END])
+
+
 def test_chunks_become_an_embedding() -> None:
     assert fed([BEGIN, chunk(b"va"), chunk(b"lue"), END]) == [(KEY, VALUE)]
 

@@ -103,3 +103,18 @@ async def test_embedding_whose_digest_is_none_is_refused() -> None:
 
     with pytest.raises(InvalidRequest, match=r"header\.sha256: 2 bytes are no SHA-256"):
         [one async for one in received_embeddings(sent())]
+
+
+async def test_embedding_inside_its_header_is_refused_where_chunks_are_awaited() -> None:
+    async def sent() -> AsyncIterator[pb.WriteEmbeddingsRequest]:
+        key = bytes.fromhex(KEY.hex)
+        header = pb.EmbeddingHeader(key=key, size_bytes=3, value=b"abc")
+        yield pb.WriteEmbeddingsRequest(header=header)
+
+    with pytest.raises(InvalidRequest, match=r"header\.value"):
+        [one async for one in received_embeddings(sent())]
+
+
+def test_small_embedding_is_one_message() -> None:
+    (message,) = embedding_messages(KEY, b"abc", b"")
+    assert (message.header.value, message.header.size_bytes) == (b"abc", 3)

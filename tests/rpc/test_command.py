@@ -31,6 +31,18 @@ def test_flags_become_settings() -> None:
     assert run.called == (Path("a.yaml"), {"max_rows": 4, "base": None})
 
 
+def test_number_may_be_none() -> None:
+    run = Run()
+    start(run, "--max-rows", "none")
+    assert run.called == (None, {"max_rows": None})
+
+
+def test_number_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        start(Run(), "--max-rows", "many")
+    assert "--max-rows: invalid" in capsys.readouterr().err
+
+
 def test_flags_that_are_not_given_say_nothing() -> None:
     run = Run()
     start(run)

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
+from diptych.bench.cache_loopback import MAX_LOOPBACK_S, CacheOverLoopback
 from diptych.bench.cache_s3 import MIN_S3_RATIO, CacheOnS3
 from diptych.bench.cache_storage import (
     MAX_HIT_S,
@@ -18,10 +19,12 @@ from diptych.bench.cache_storage import (
 )
 from diptych.bench.tables import judged, plain_table
 
-__all__ = ["cache_as_json", "s3_table", "storage_table"]
+__all__ = ["cache_as_json", "loopback_table", "s3_table", "storage_table"]
 
 
-def cache_as_json(found: CacheStorage, on_s3: Sequence[CacheOnS3]) -> dict[str, Any]:
+def cache_as_json(
+    found: CacheStorage, over: CacheOverLoopback, on_s3: Sequence[CacheOnS3]
+) -> dict[str, Any]:
     """Return the numbers and what follows from them."""
     derived = {
         "write_ratio": found.write_ratio,
@@ -34,7 +37,8 @@ def cache_as_json(found: CacheStorage, on_s3: Sequence[CacheOnS3]) -> dict[str, 
         | {"write_ratio": one.write_ratio, "read_ratio": one.read_ratio, "holds": one.holds}
         for one in on_s3
     ]
-    return asdict(found) | derived | {"s3": buckets}
+    loopback = asdict(over) | {"median_s": over.median_s, "holds": over.holds}
+    return asdict(found) | derived | {"loopback": loopback, "s3": buckets}
 
 
 def storage_table(found: CacheStorage) -> Table:
@@ -78,6 +82,19 @@ def storage_table(found: CacheStorage) -> Table:
         "",
         judged("quick" if found.hit_s <= MAX_HIT_S else "slow", good=found.hit_s <= MAX_HIT_S),
         f"<= {MAX_HIT_S * 1e3:g}",
+    )
+    return table
+
+
+def loopback_table(over: CacheOverLoopback) -> Table:
+    """Return what a hit in a server's memory takes over gRPC."""
+    table = plain_table("gRPC on loopback, p50", "a call of nothing", "a hit", "required")
+    size = f"{over.entry_bytes / 1000:.0f} KB, ms"
+    table.add_row(
+        size,
+        f"{statistics.median(over.probe_s) * 1e3:.2f}",
+        judged(f"{over.median_s * 1e3:.2f}", good=over.holds),
+        f"<= {MAX_LOOPBACK_S * 1e3:g}",
     )
     return table
 

@@ -33,21 +33,29 @@ def bench_cache(
 ) -> None:
     """Keep embeddings of SDXL's size as packs, as SimpleTuner does, and as safetensors files.
 
-    Writes, cold reads against the disk's own speed, bytes, hits in memory; then S3.
+    Writes, cold reads against the disk's own speed, bytes, hits in memory and over gRPC; then S3.
     """
     with reporting(as_json=False) as report:
         need_extra("benchmarking")
         if entries < slices:
             problem = f"expected at least one entry a slice, not {entries} in {slices}"
             raise InvalidRequest([FieldViolation(field="--entries", description=problem)])
+        from diptych.bench.cache_loopback import measure_loopback
         from diptych.bench.cache_s3 import measure_s3, s3_server
         from diptych.bench.cache_storage import measure_storage
-        from diptych.bench.cache_tables import cache_as_json, s3_table, storage_table
+        from diptych.bench.cache_tables import (
+            cache_as_json,
+            loopback_table,
+            s3_table,
+            storage_table,
+        )
 
         with TemporaryDirectory(dir=folder) as made, closing(Bar(report, "slices")) as bar:
             found = measure_storage(
                 Path(made), num_entries=entries, num_slices=slices, progress=bar.advance
             )
+        with TemporaryDirectory() as made, report.waiting("calling a server"):
+            over = measure_loopback(Path(made))
         on_s3 = []
         if s3_entries:
             with s3_server() as url, report.waiting("talking to S3"):
@@ -56,5 +64,6 @@ def bench_cache(
                     for is_small in (False, True)
                 ]
         report.out.print(storage_table(found))
-        show(report, s3_table(on_s3), cache_as_json(found, on_s3), json_path)
-        fail_unless(found.holds and all(one.holds for one in on_s3))
+        report.out.print(loopback_table(over))
+        show(report, s3_table(on_s3), cache_as_json(found, over, on_s3), json_path)
+        fail_unless(found.holds and over.holds and all(one.holds for one in on_s3))

@@ -281,6 +281,8 @@ class EmbeddingReader:
                 raise ResponseCorrupt(f"embedding {message.header.key.hex()[:64]}, not asked for")
             self._awaited.discard(message.header.key)
             self._header, self._chunks, self._num_bytes = message.header, [], 0
+            if message.header.value:
+                return self._append(message.header.value)
         elif kind == "missing":
             self.missing = read_keys(message.missing.keys)
         return None

@@ -68,6 +68,8 @@ async def received_embeddings(
             if len(message.header.sha256) not in {0, SHA256_BYTES}:
                 size = len(message.header.sha256)
                 raise _invalid("header.sha256", f"{size} bytes are no SHA-256")
+            if message.header.value:
+                raise _invalid("header.value", "is not taken here; chunks follow the header")
             receiving = Receiving(message.header, f"embedding {key}")
         elif part == "chunk" and receiving is not None and key is not None:
             if (value := receiving.write(message.chunk)) is not None:
@@ -84,8 +86,15 @@ async def received_embeddings(
 def embedding_messages(
     key: Digest, value: bytes, sha256: bytes
 ) -> Iterator[pb.ReadEmbeddingsResponse]:
-    """Yield the messages of one embedding: its header, then its bytes in chunks."""
+    """Yield the messages of one embedding: its header with its bytes, or then those in chunks.
+
+    A message costs a third of a millisecond, so a value that fits has but one.
+    """
     header = pb.EmbeddingHeader(key=bytes.fromhex(key.hex), size_bytes=len(value), sha256=sha256)
+    if len(value) <= CHUNK_BYTES:
+        header.value = value
+        yield pb.ReadEmbeddingsResponse(header=header)
+        return
     yield pb.ReadEmbeddingsResponse(header=header)
     for start in range(0, len(value), CHUNK_BYTES):
         yield pb.ReadEmbeddingsResponse(chunk=value[start : start + CHUNK_BYTES])

@@ -14,6 +14,8 @@ EXIT_FAILED: Final = 1
 EXIT_BAD_SETTINGS: Final = 64
 """sysexits' EX_USAGE: starting again with the same settings is of no use."""
 
+_NONE: Final = "none"
+
 Given = Mapping[str, str | int | None]
 
 
@@ -34,13 +36,13 @@ def run_service(
     parser = argparse.ArgumentParser(prog=program, description=description)
     parser.add_argument("--config", type=Path, help="YAML file of settings")
     for name in integers:
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=_integer)
     for name in texts:
         parser.add_argument(f"--{name.replace('_', '-')}")
     arguments = vars(parser.parse_args(argv))
     config = arguments.pop("config")
     given = {
-        name: None if value == "none" else value
+        name: None if value == _NONE else value
         for name, value in arguments.items()
         if value is not None
     }
@@ -53,3 +55,7 @@ def run_service(
         sys.stderr.write(f"{error.reason}: {error}\n")
         return EXIT_FAILED
     return 0
+
+
+def _integer(text: str) -> int | str:
+    return text if text == _NONE else int(text)

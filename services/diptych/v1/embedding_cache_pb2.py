@@ -26,21 +26,21 @@ from diptych.v1 import types_pb2 as diptych_dot_v1_dot_types__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n diptych/v1/embedding_cache.proto\x12\ndiptych.v1\x1a\x16\x64iptych/v1/types.proto\x1a\x1egoogle/protobuf/duration.proto\"\xe6\x01\n\x14\x45ncodePromptsRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\'\n\x05stage\x18\x02 \x01(\x0e\x32\x18.diptych.v1.EncoderStage\x12(\n\x07prompts\x18\x03 \x03(\x0b\x32\x17.diptych.v1.PromptInput\x12#\n\x04mode\x18\x04 \x01(\x0e\x32\x15.diptych.v1.CacheMode\x12\x15\n\rreturn_values\x18\x05 \x01(\x08\x12+\n\x0blong_prompt\x18\x06 \x01(\x0e\x32\x16.diptych.v1.LongPrompt\"Q\n\x0bPromptInput\x12\x11\n\x04text\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x11\n\tclip_skip\x18\x02 \x01(\x05\x12\x13\n\x0bmin_windows\x18\x03 \x01(\x05\x42\x07\n\x05_text\"I\n\x15\x45ncodePromptsResponse\x12\x30\n\nembeddings\x18\x01 \x03(\x0b\x32\x1c.diptych.v1.EncodedEmbedding\"o\n\x10\x45ncodedEmbedding\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12+\n\x06source\x18\x02 \x01(\x0e\x32\x1b.diptych.v1.EmbeddingSource\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\r\n\x05value\x18\x04 \x01(\x0c\"\x89\x01\n\x13\x45ncodeImagesRequest\x12\x30\n\x06header\x18\x01 \x01(\x0b\x32\x1e.diptych.v1.EncodeImagesHeaderH\x00\x12\'\n\x05image\x18\x02 \x01(\x0b\x32\x16.diptych.v1.ImageInputH\x00\x12\x0f\n\x05\x63hunk\x18\x03 \x01(\x0cH\x00\x42\x06\n\x04part\"\x8d\x01\n\x12\x45ncodeImagesHeader\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\'\n\x05stage\x18\x02 \x01(\x0e\x32\x18.diptych.v1.EncoderStage\x12#\n\x04mode\x18\x03 \x01(\x0e\x32\x15.diptych.v1.CacheMode\x12\x15\n\rreturn_values\x18\x04 \x01(\x08\"v\n\nImageInput\x12\x12\n\nsize_bytes\x18\x01 \x01(\x03\x12\x0e\n\x06sha256\x18\x02 \x01(\x0c\x12\x35\n\rpreprocessing\x18\x03 \x01(\x0b\x32\x1e.diptych.v1.ImagePreprocessing\x12\r\n\x05label\x18\x04 \x01(\t\"\xa9\x02\n\x12ImagePreprocessing\x12\x15\n\rresized_width\x18\x01 \x01(\x05\x12\x16\n\x0eresized_height\x18\x02 \x01(\x05\x12\x11\n\tcrop_left\x18\x03 \x01(\x05\x12\x10\n\x08\x63rop_top\x18\x04 \x01(\x05\x12\x12\n\ncrop_width\x18\x05 \x01(\x05\x12\x13\n\x0b\x63rop_height\x18\x06 \x01(\x05\x12\x12\n\nis_flipped\x18\x07 \x01(\x08\x12\x10\n\x08resample\x18\x08 \x01(\t\x12\x1a\n\x12ignore_orientation\x18\t \x01(\x08\x12\x1d\n\x15ignore_colour_profile\x18\n \x01(\x08\x12\x17\n\nbackground\x18\x0b \x01(\rH\x00\x88\x01\x01\x12\r\n\x05\x66rame\x18\x0c \x01(\x05\x42\r\n\x0b_background\"H\n\x14\x45ncodeImagesResponse\x12\x30\n\nembeddings\x18\x01 \x03(\x0b\x32\x1c.diptych.v1.EncodedEmbedding\"\"\n\x12\x46indMissingRequest\x12\x0c\n\x04keys\x18\x01 \x03(\x0c\"#\n\x13\x46indMissingResponse\x12\x0c\n\x04keys\x18\x01 \x03(\x0c\"%\n\x15ReadEmbeddingsRequest\x12\x0c\n\x04keys\x18\x01 \x03(\x0c\"\x8c\x01\n\x16ReadEmbeddingsResponse\x12-\n\x06header\x18\x01 \x01(\x0b\x32\x1b.diptych.v1.EmbeddingHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x12*\n\x07missing\x18\x03 \x01(\x0b\x32\x17.diptych.v1.MissingKeysH\x00\x42\x06\n\x04part\"B\n\x0f\x45mbeddingHeader\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\x0c\"\x1b\n\x0bMissingKeys\x12\x0c\n\x04keys\x18\x01 \x03(\x0c\"`\n\x16WriteEmbeddingsRequest\x12-\n\x06header\x18\x01 \x01(\x0b\x32\x1b.diptych.v1.EmbeddingHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"C\n\x17WriteEmbeddingsResponse\x12\x13\n\x0bnum_written\x18\x01 \x01(\x03\x12\x13\n\x0bnum_present\x18\x02 \x01(\x03\"d\n\x12WarmDatasetRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08manifest\x18\x02 \x01(\t\x12(\n\x06stages\x18\x03 \x03(\x0e\x32\x18.diptych.v1.EncoderStage\"v\n\x13WarmDatasetResponse\x12,\n\x08progress\x18\x01 \x01(\x0b\x32\x18.diptych.v1.WarmProgressH\x00\x12(\n\x06result\x18\x02 \x01(\x0b\x32\x16.diptych.v1.WarmResultH\x00\x42\x07\n\x05\x65vent\"\\\n\x0cWarmProgress\x12\x10\n\x08num_done\x18\x01 \x01(\x03\x12\x11\n\tnum_total\x18\x02 \x01(\x03\x12\x13\n\x0bnum_encoded\x18\x03 \x01(\x03\x12\x12\n\nnum_failed\x18\x04 \x01(\x03\"\x99\x01\n\nWarmResult\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\x0c\x12\x11\n\tnum_total\x18\x02 \x01(\x03\x12\x13\n\x0bnum_present\x18\x03 \x01(\x03\x12\x13\n\x0bnum_encoded\x18\x04 \x01(\x03\x12)\n\x08\x66\x61ilures\x18\x05 \x03(\x0b\x32\x17.diptych.v1.WarmFailure\x12\x12\n\nnum_failed\x18\x06 \x01(\x03\",\n\x0bWarmFailure\x12\x0c\n\x04item\x18\x01 \x01(\t\x12\x0f\n\x07problem\x18\x02 \x01(\t\"\x16\n\x14GetCacheStatsRequest\"\x93\x01\n\x15GetCacheStatsResponse\x12$\n\x05tiers\x18\x01 \x03(\x0b\x32\x15.diptych.v1.TierStats\x12,\n\tencodings\x18\x02 \x03(\x0b\x32\x19.diptych.v1.EncodingStats\x12\x11\n\tnum_roots\x18\x03 \x01(\x03\x12\x13\n\x0bnum_damaged\x18\x04 \x01(\x03\"\x94\x01\n\tTierStats\x12\x0c\n\x04tier\x18\x01 \x01(\t\x12\x13\n\x0bnum_entries\x18\x02 \x01(\x03\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x13\n\x0blimit_bytes\x18\x04 \x01(\x03\x12\x10\n\x08num_hits\x18\x05 \x01(\x03\x12\x12\n\nnum_misses\x18\x06 \x01(\x03\x12\x15\n\rnum_evictions\x18\x07 \x01(\x03\"\x92\x01\n\rEncodingStats\x12\'\n\x04kind\x18\x01 \x01(\x0e\x32\x19.diptych.v1.EmbeddingKind\x12\x13\n\x0bnum_encoded\x18\x02 \x01(\x03\x12\x13\n\x0bnum_batches\x18\x03 \x01(\x03\x12.\n\x0b\x65ncode_time\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x87\x01\n\x16\x45victEmbeddingsRequest\x12%\n\x04keys\x18\x01 \x01(\x0b\x32\x15.diptych.v1.EvictKeysH\x00\x12-\n\x08unneeded\x18\x02 \x01(\x0b\x32\x19.diptych.v1.EvictUnneededH\x00\x12\x0f\n\x07\x64ry_run\x18\x03 \x01(\x08\x42\x06\n\x04what\"\x19\n\tEvictKeys\x12\x0c\n\x04keys\x18\x01 \x03(\x0c\"T\n\rEvictUnneeded\x12-\n\nolder_than\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0c\x62udget_bytes\x18\x02 \x01(\x03\"k\n\x17\x45victEmbeddingsResponse\x12\x13\n\x0bnum_evicted\x18\x01 \x01(\x03\x12\x15\n\revicted_bytes\x18\x02 \x01(\x03\x12\x10\n\x08num_kept\x18\x03 \x01(\x03\x12\x12\n\nkept_bytes\x18\x04 \x01(\x03*`\n\x0c\x45ncoderStage\x12\x1d\n\x19\x45NCODER_STAGE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x45NCODER_STAGE_BASE\x10\x01\x12\x19\n\x15\x45NCODER_STAGE_REFINER\x10\x02*u\n\tCacheMode\x12\x1a\n\x16\x43\x41\x43HE_MODE_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x43\x41\x43HE_MODE_READ_THROUGH\x10\x01\x12\x18\n\x14\x43\x41\x43HE_MODE_READ_ONLY\x10\x02\x12\x15\n\x11\x43\x41\x43HE_MODE_BYPASS\x10\x03*d\n\rEmbeddingKind\x12\x1e\n\x1a\x45MBEDDING_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15\x45MBEDDING_KIND_PROMPT\x10\x01\x12\x18\n\x14\x45MBEDDING_KIND_IMAGE\x10\x02*\xa6\x01\n\x0f\x45mbeddingSource\x12 \n\x1c\x45MBEDDING_SOURCE_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x45MBEDDING_SOURCE_ENCODED\x10\x01\x12\x1b\n\x17\x45MBEDDING_SOURCE_MEMORY\x10\x02\x12\x19\n\x15\x45MBEDDING_SOURCE_DISK\x10\x03\x12\x1b\n\x17\x45MBEDDING_SOURCE_REMOTE\x10\x04\x32\xcf\x05\n\x15\x45mbeddingCacheService\x12T\n\rEncodePrompts\x12 .diptych.v1.EncodePromptsRequest\x1a!.diptych.v1.EncodePromptsResponse\x12S\n\x0c\x45ncodeImages\x12\x1f.diptych.v1.EncodeImagesRequest\x1a .diptych.v1.EncodeImagesResponse(\x01\x12N\n\x0b\x46indMissing\x12\x1e.diptych.v1.FindMissingRequest\x1a\x1f.diptych.v1.FindMissingResponse\x12Y\n\x0eReadEmbeddings\x12!.diptych.v1.ReadEmbeddingsRequest\x1a\".diptych.v1.ReadEmbeddingsResponse0\x01\x12\\\n\x0fWriteEmbeddings\x12\".diptych.v1.WriteEmbeddingsRequest\x1a#.diptych.v1.WriteEmbeddingsResponse(\x01\x12P\n\x0bWarmDataset\x12\x1e.diptych.v1.WarmDatasetRequest\x1a\x1f.diptych.v1.WarmDatasetResponse0\x01\x12T\n\rGetCacheStats\x12 .diptych.v1.GetCacheStatsRequest\x1a!.diptych.v1.GetCacheStatsResponse\x12Z\n\x0f\x45victEmbeddings\x12\".diptych.v1.EvictEmbeddingsRequest\x1a#.diptych.v1.EvictEmbeddingsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n diptych/v1/embedding_cache.proto\x12\ndiptych.v1\x1a\x16\x64iptych/v1/types.proto\x1a\x1egoogle/protobuf/duration.proto\"\xe6\x01\n\x14\x45ncodePromptsRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\'\n\x05stage\x18\x02 \x01(\x0e\x32\x18.diptych.v1.EncoderStage\x12(\n\x07prompts\x18\x03 \x03(\x0b\x32\x17.diptych.v1.PromptInput\x12#\n\x04mode\x18\x04 \x01(\x0e\x32\x15.diptych.v1.CacheMode\x12\x15\n\rreturn_values\x18\x05 \x01(\x08\x12+\n\x0blong_prompt\x18\x06 \x01(\x0e\x32\x16.diptych.v1.LongPrompt\"Q\n\x0bPromptInput\x12\x11\n\x04text\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x11\n\tclip_skip\x18\x02 \x01(\x05\x12\x13\n\x0bmin_windows\x18\x03 \x01(\x05\x42\x07\n\x05_text\"I\n\x15\x45ncodePromptsResponse\x12\x30\n\nembeddings\x18\x01 \x03(\x0b\x32\x1c.diptych.v1.EncodedEmbedding\"o\n\x10\x45ncodedEmbedding\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12+\n\x06source\x18\x02 \x01(\x0e\x32\x1b.diptych.v1.EmbeddingSource\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\r\n\x05value\x18\x04 \x01(\x0c\"\x89\x01\n\x13\x45ncodeImagesRequest\x12\x30\n\x06header\x18\x01 \x01(\x0b\x32\x1e.diptych.v1.EncodeImagesHeaderH\x00\x12\'\n\x05image\x18\x02 \x01(\x0b\x32\x16.diptych.v1.ImageInputH\x00\x12\x0f\n\x05\x63hunk\x18\x03 \x01(\x0cH\x00\x42\x06\n\x04part\"\x8d\x01\n\x12\x45ncodeImagesHeader\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\'\n\x05stage\x18\x02 \x01(\x0e\x32\x18.diptych.v1.EncoderStage\x12#\n\x04mode\x18\x03 \x01(\x0e\x32\x15.diptych.v1.CacheMode\x12\x15\n\rreturn_values\x18\x04 \x01(\x08\"v\n\nImageInput\x12\x12\n\nsize_bytes\x18\x01 \x01(\x03\x12\x0e\n\x06sha256\x18\x02 \x01(\x0c\x12\x35\n\rpreprocessing\x18\x03 \x01(\x0b\x32\x1e.diptych.v1.ImagePreprocessing\x12\r\n\x05label\x18\x04 \x01(\t\"\xa9\x02\n\x12ImagePreprocessing\x12\x15\n\rresized_width\x18\x01 \x01(\x05\x12\x16\n\x0eresized_height\x18\x02 \x01(\x05\x12\x11\n\tcrop_left\x18\x03 \x01(\x05\x12\x10\n\x08\x63rop_top\x18\x04 \x01(\x05\x12\x12\n\ncrop_width\x18\x05 \x01(\x05\x12\x13\n\x0b\x63rop_height\x18\x06 \x01(\x05\x12\x12\n\nis_flipped\x18\x07 \x01(\x08\x12\x10\n\x08resample\x18\x08 \x01(\t\x12\x1a\n\x12ignore_orientation\x18\t \x01(\x08\x12\x1d\n\x15ignore_colour_profile\x18\n \x01(\x08\x12\x17\n\nbackground\x18\x0b \x01(\rH\x00\x88\x01\x01\x12\r\n\x05\x66rame\x18\x0c \x01(\x05\x42\r\n\x0b_background\"H\n\x14\x45ncodeImagesResponse\x12\x30\n\nembeddings\x18\x01 \x03(\x0b\x32\x1c.diptych.v1.EncodedEmbedding\"\"\n\x12\x46indMissingRequest\x12\x0c\n\x04keys\x18\x01 \x03(\x0c\"#\n\x13\x46indMissingResponse\x12\x0c\n\x04keys\x18\x01 \x03(\x0c\"%\n\x15ReadEmbeddingsRequest\x12\x0c\n\x04keys\x18\x01 \x03(\x0c\"\x8c\x01\n\x16ReadEmbeddingsResponse\x12-\n\x06header\x18\x01 \x01(\x0b\x32\x1b.diptych.v1.EmbeddingHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x12*\n\x07missing\x18\x03 \x01(\x0b\x32\x17.diptych.v1.MissingKeysH\x00\x42\x06\n\x04part\"Q\n\x0f\x45mbeddingHeader\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\x0c\x12\r\n\x05value\x18\x04 \x01(\x0c\"\x1b\n\x0bMissingKeys\x12\x0c\n\x04keys\x18\x01 \x03(\x0c\"`\n\x16WriteEmbeddingsRequest\x12-\n\x06header\x18\x01 \x01(\x0b\x32\x1b.diptych.v1.EmbeddingHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"C\n\x17WriteEmbeddingsResponse\x12\x13\n\x0bnum_written\x18\x01 \x01(\x03\x12\x13\n\x0bnum_present\x18\x02 \x01(\x03\"d\n\x12WarmDatasetRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08manifest\x18\x02 \x01(\t\x12(\n\x06stages\x18\x03 \x03(\x0e\x32\x18.diptych.v1.EncoderStage\"v\n\x13WarmDatasetResponse\x12,\n\x08progress\x18\x01 \x01(\x0b\x32\x18.diptych.v1.WarmProgressH\x00\x12(\n\x06result\x18\x02 \x01(\x0b\x32\x16.diptych.v1.WarmResultH\x00\x42\x07\n\x05\x65vent\"\\\n\x0cWarmProgress\x12\x10\n\x08num_done\x18\x01 \x01(\x03\x12\x11\n\tnum_total\x18\x02 \x01(\x03\x12\x13\n\x0bnum_encoded\x18\x03 \x01(\x03\x12\x12\n\nnum_failed\x18\x04 \x01(\x03\"\x99\x01\n\nWarmResult\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\x0c\x12\x11\n\tnum_total\x18\x02 \x01(\x03\x12\x13\n\x0bnum_present\x18\x03 \x01(\x03\x12\x13\n\x0bnum_encoded\x18\x04 \x01(\x03\x12)\n\x08\x66\x61ilures\x18\x05 \x03(\x0b\x32\x17.diptych.v1.WarmFailure\x12\x12\n\nnum_failed\x18\x06 \x01(\x03\",\n\x0bWarmFailure\x12\x0c\n\x04item\x18\x01 \x01(\t\x12\x0f\n\x07problem\x18\x02 \x01(\t\"\x16\n\x14GetCacheStatsRequest\"\x93\x01\n\x15GetCacheStatsResponse\x12$\n\x05tiers\x18\x01 \x03(\x0b\x32\x15.diptych.v1.TierStats\x12,\n\tencodings\x18\x02 \x03(\x0b\x32\x19.diptych.v1.EncodingStats\x12\x11\n\tnum_roots\x18\x03 \x01(\x03\x12\x13\n\x0bnum_damaged\x18\x04 \x01(\x03\"\x94\x01\n\tTierStats\x12\x0c\n\x04tier\x18\x01 \x01(\t\x12\x13\n\x0bnum_entries\x18\x02 \x01(\x03\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x13\n\x0blimit_bytes\x18\x04 \x01(\x03\x12\x10\n\x08num_hits\x18\x05 \x01(\x03\x12\x12\n\nnum_misses\x18\x06 \x01(\x03\x12\x15\n\rnum_evictions\x18\x07 \x01(\x03\"\x92\x01\n\rEncodingStats\x12\'\n\x04kind\x18\x01 \x01(\x0e\x32\x19.diptych.v1.EmbeddingKind\x12\x13\n\x0bnum_encoded\x18\x02 \x01(\x03\x12\x13\n\x0bnum_batches\x18\x03 \x01(\x03\x12.\n\x0b\x65ncode_time\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x87\x01\n\x16\x45victEmbeddingsRequest\x12%\n\x04keys\x18\x01 \x01(\x0b\x32\x15.diptych.v1.EvictKeysH\x00\x12-\n\x08unneeded\x18\x02 \x01(\x0b\x32\x19.diptych.v1.EvictUnneededH\x00\x12\x0f\n\x07\x64ry_run\x18\x03 \x01(\x08\x42\x06\n\x04what\"\x19\n\tEvictKeys\x12\x0c\n\x04keys\x18\x01 \x03(\x0c\"T\n\rEvictUnneeded\x12-\n\nolder_than\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0c\x62udget_bytes\x18\x02 \x01(\x03\"k\n\x17\x45victEmbeddingsResponse\x12\x13\n\x0bnum_evicted\x18\x01 \x01(\x03\x12\x15\n\revicted_bytes\x18\x02 \x01(\x03\x12\x10\n\x08num_kept\x18\x03 \x01(\x03\x12\x12\n\nkept_bytes\x18\x04 \x01(\x03*`\n\x0c\x45ncoderStage\x12\x1d\n\x19\x45NCODER_STAGE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x45NCODER_STAGE_BASE\x10\x01\x12\x19\n\x15\x45NCODER_STAGE_REFINER\x10\x02*u\n\tCacheMode\x12\x1a\n\x16\x43\x41\x43HE_MODE_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x43\x41\x43HE_MODE_READ_THROUGH\x10\x01\x12\x18\n\x14\x43\x41\x43HE_MODE_READ_ONLY\x10\x02\x12\x15\n\x11\x43\x41\x43HE_MODE_BYPASS\x10\x03*d\n\rEmbeddingKind\x12\x1e\n\x1a\x45MBEDDING_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15\x45MBEDDING_KIND_PROMPT\x10\x01\x12\x18\n\x14\x45MBEDDING_KIND_IMAGE\x10\x02*\xa6\x01\n\x0f\x45mbeddingSource\x12 \n\x1c\x45MBEDDING_SOURCE_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x45MBEDDING_SOURCE_ENCODED\x10\x01\x12\x1b\n\x17\x45MBEDDING_SOURCE_MEMORY\x10\x02\x12\x19\n\x15\x45MBEDDING_SOURCE_DISK\x10\x03\x12\x1b\n\x17\x45MBEDDING_SOURCE_REMOTE\x10\x04\x32\xcf\x05\n\x15\x45mbeddingCacheService\x12T\n\rEncodePrompts\x12 .diptych.v1.EncodePromptsRequest\x1a!.diptych.v1.EncodePromptsResponse\x12S\n\x0c\x45ncodeImages\x12\x1f.diptych.v1.EncodeImagesRequest\x1a .diptych.v1.EncodeImagesResponse(\x01\x12N\n\x0b\x46indMissing\x12\x1e.diptych.v1.FindMissingRequest\x1a\x1f.diptych.v1.FindMissingResponse\x12Y\n\x0eReadEmbeddings\x12!.diptych.v1.ReadEmbeddingsRequest\x1a\".diptych.v1.ReadEmbeddingsResponse0\x01\x12\\\n\x0fWriteEmbeddings\x12\".diptych.v1.WriteEmbeddingsRequest\x1a#.diptych.v1.WriteEmbeddingsResponse(\x01\x12P\n\x0bWarmDataset\x12\x1e.diptych.v1.WarmDatasetRequest\x1a\x1f.diptych.v1.WarmDatasetResponse0\x01\x12T\n\rGetCacheStats\x12 .diptych.v1.GetCacheStatsRequest\x1a!.diptych.v1.GetCacheStatsResponse\x12Z\n\x0f\x45victEmbeddings\x12\".diptych.v1.EvictEmbeddingsRequest\x1a#.diptych.v1.EvictEmbeddingsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'diptych.v1.embedding_cache_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ENCODERSTAGE']._serialized_start=3257
-  _globals['_ENCODERSTAGE']._serialized_end=3353
-  _globals['_CACHEMODE']._serialized_start=3355
-  _globals['_CACHEMODE']._serialized_end=3472
-  _globals['_EMBEDDINGKIND']._serialized_start=3474
-  _globals['_EMBEDDINGKIND']._serialized_end=3574
-  _globals['_EMBEDDINGSOURCE']._serialized_start=3577
-  _globals['_EMBEDDINGSOURCE']._serialized_end=3743
+  _globals['_ENCODERSTAGE']._serialized_start=3272
+  _globals['_ENCODERSTAGE']._serialized_end=3368
+  _globals['_CACHEMODE']._serialized_start=3370
+  _globals['_CACHEMODE']._serialized_end=3487
+  _globals['_EMBEDDINGKIND']._serialized_start=3489
+  _globals['_EMBEDDINGKIND']._serialized_end=3589
+  _globals['_EMBEDDINGSOURCE']._serialized_start=3592
+  _globals['_EMBEDDINGSOURCE']._serialized_end=3758
   _globals['_ENCODEPROMPTSREQUEST']._serialized_start=105
   _globals['_ENCODEPROMPTSREQUEST']._serialized_end=335
   _globals['_PROMPTINPUT']._serialized_start=337
@@ -68,39 +68,39 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_READEMBEDDINGSRESPONSE']._serialized_start=1499
   _globals['_READEMBEDDINGSRESPONSE']._serialized_end=1639
   _globals['_EMBEDDINGHEADER']._serialized_start=1641
-  _globals['_EMBEDDINGHEADER']._serialized_end=1707
-  _globals['_MISSINGKEYS']._serialized_start=1709
-  _globals['_MISSINGKEYS']._serialized_end=1736
-  _globals['_WRITEEMBEDDINGSREQUEST']._serialized_start=1738
-  _globals['_WRITEEMBEDDINGSREQUEST']._serialized_end=1834
-  _globals['_WRITEEMBEDDINGSRESPONSE']._serialized_start=1836
-  _globals['_WRITEEMBEDDINGSRESPONSE']._serialized_end=1903
-  _globals['_WARMDATASETREQUEST']._serialized_start=1905
-  _globals['_WARMDATASETREQUEST']._serialized_end=2005
-  _globals['_WARMDATASETRESPONSE']._serialized_start=2007
-  _globals['_WARMDATASETRESPONSE']._serialized_end=2125
-  _globals['_WARMPROGRESS']._serialized_start=2127
-  _globals['_WARMPROGRESS']._serialized_end=2219
-  _globals['_WARMRESULT']._serialized_start=2222
-  _globals['_WARMRESULT']._serialized_end=2375
-  _globals['_WARMFAILURE']._serialized_start=2377
-  _globals['_WARMFAILURE']._serialized_end=2421
-  _globals['_GETCACHESTATSREQUEST']._serialized_start=2423
-  _globals['_GETCACHESTATSREQUEST']._serialized_end=2445
-  _globals['_GETCACHESTATSRESPONSE']._serialized_start=2448
-  _globals['_GETCACHESTATSRESPONSE']._serialized_end=2595
-  _globals['_TIERSTATS']._serialized_start=2598
-  _globals['_TIERSTATS']._serialized_end=2746
-  _globals['_ENCODINGSTATS']._serialized_start=2749
-  _globals['_ENCODINGSTATS']._serialized_end=2895
-  _globals['_EVICTEMBEDDINGSREQUEST']._serialized_start=2898
-  _globals['_EVICTEMBEDDINGSREQUEST']._serialized_end=3033
-  _globals['_EVICTKEYS']._serialized_start=3035
-  _globals['_EVICTKEYS']._serialized_end=3060
-  _globals['_EVICTUNNEEDED']._serialized_start=3062
-  _globals['_EVICTUNNEEDED']._serialized_end=3146
-  _globals['_EVICTEMBEDDINGSRESPONSE']._serialized_start=3148
-  _globals['_EVICTEMBEDDINGSRESPONSE']._serialized_end=3255
-  _globals['_EMBEDDINGCACHESERVICE']._serialized_start=3746
-  _globals['_EMBEDDINGCACHESERVICE']._serialized_end=4465
+  _globals['_EMBEDDINGHEADER']._serialized_end=1722
+  _globals['_MISSINGKEYS']._serialized_start=1724
+  _globals['_MISSINGKEYS']._serialized_end=1751
+  _globals['_WRITEEMBEDDINGSREQUEST']._serialized_start=1753
+  _globals['_WRITEEMBEDDINGSREQUEST']._serialized_end=1849
+  _globals['_WRITEEMBEDDINGSRESPONSE']._serialized_start=1851
+  _globals['_WRITEEMBEDDINGSRESPONSE']._serialized_end=1918
+  _globals['_WARMDATASETREQUEST']._serialized_start=1920
+  _globals['_WARMDATASETREQUEST']._serialized_end=2020
+  _globals['_WARMDATASETRESPONSE']._serialized_start=2022
+  _globals['_WARMDATASETRESPONSE']._serialized_end=2140
+  _globals['_WARMPROGRESS']._serialized_start=2142
+  _globals['_WARMPROGRESS']._serialized_end=2234
+  _globals['_WARMRESULT']._serialized_start=2237
+  _globals['_WARMRESULT']._serialized_end=2390
+  _globals['_WARMFAILURE']._serialized_start=2392
+  _globals['_WARMFAILURE']._serialized_end=2436
+  _globals['_GETCACHESTATSREQUEST']._serialized_start=2438
+  _globals['_GETCACHESTATSREQUEST']._serialized_end=2460
+  _globals['_GETCACHESTATSRESPONSE']._serialized_start=2463
+  _globals['_GETCACHESTATSRESPONSE']._serialized_end=2610
+  _globals['_TIERSTATS']._serialized_start=2613
+  _globals['_TIERSTATS']._serialized_end=2761
+  _globals['_ENCODINGSTATS']._serialized_start=2764
+  _globals['_ENCODINGSTATS']._serialized_end=2910
+  _globals['_EVICTEMBEDDINGSREQUEST']._serialized_start=2913
+  _globals['_EVICTEMBEDDINGSREQUEST']._serialized_end=3048
+  _globals['_EVICTKEYS']._serialized_start=3050
+  _globals['_EVICTKEYS']._serialized_end=3075
+  _globals['_EVICTUNNEEDED']._serialized_start=3077
+  _globals['_EVICTUNNEEDED']._serialized_end=3161
+  _globals['_EVICTEMBEDDINGSRESPONSE']._serialized_start=3163
+  _globals['_EVICTEMBEDDINGSRESPONSE']._serialized_end=3270
+  _globals['_EMBEDDINGCACHESERVICE']._serialized_start=3761
+  _globals['_EMBEDDINGCACHESERVICE']._serialized_end=4480
 # @@protoc_insertion_point(module_scope)

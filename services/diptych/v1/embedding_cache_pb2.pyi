@@ -578,22 +578,26 @@ class EmbeddingHeader(_message.Message):
     KEY_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
     key: _builtins.bytes
     """Its key, 32 bytes."""
     size_bytes: _builtins.int
     """Bytes to come."""
     sha256: _builtins.bytes
     """SHA-256 of those bytes, 32 bytes."""
+    value: _builtins.bytes
+    """All of them, where ReadEmbeddings sends at most 1 MiB: no chunks follow. Refused elsewhere."""
     def __init__(
         self,
         *,
         key: _builtins.bytes = ...,
         size_bytes: _builtins.int = ...,
         sha256: _builtins.bytes = ...,
+        value: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "sha256", b"sha256", "size_bytes", b"size_bytes", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

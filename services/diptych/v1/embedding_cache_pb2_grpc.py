@@ -151,7 +151,7 @@ class EmbeddingCacheServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ReadEmbeddings(self, request, context):
-        """Streams embeddings: for each key that is there a header, then its chunks.
+        """Streams embeddings: for each key that is there a header with its bytes, or then its chunks.
 
         They come in the order that is quickest to read, each once; what is missing is named at the
         end. An embedding that turns out damaged is set aside and counts as missing.

@@ -78,7 +78,7 @@ class EmbeddingCacheServiceStub:
       INVALID_ARGUMENT (INVALID_REQUEST)
     """
     ReadEmbeddings: _grpc.UnaryStreamMultiCallable[_embedding_cache_pb2.ReadEmbeddingsRequest, _embedding_cache_pb2.ReadEmbeddingsResponse]
-    """Streams embeddings: for each key that is there a header, then its chunks.
+    """Streams embeddings: for each key that is there a header with its bytes, or then its chunks.
 
     They come in the order that is quickest to read, each once; what is missing is named at the
     end. An embedding that turns out damaged is set aside and counts as missing.
@@ -166,7 +166,7 @@ class EmbeddingCacheServiceAsyncStub(EmbeddingCacheServiceStub):
       INVALID_ARGUMENT (INVALID_REQUEST)
     """
     ReadEmbeddings: _aio.UnaryStreamMultiCallable[_embedding_cache_pb2.ReadEmbeddingsRequest, _embedding_cache_pb2.ReadEmbeddingsResponse]  # type: ignore[assignment]
-    """Streams embeddings: for each key that is there a header, then its chunks.
+    """Streams embeddings: for each key that is there a header with its bytes, or then its chunks.
 
     They come in the order that is quickest to read, each once; what is missing is named at the
     end. An embedding that turns out damaged is set aside and counts as missing.
@@ -275,7 +275,7 @@ class EmbeddingCacheServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _embedding_cache_pb2.ReadEmbeddingsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_embedding_cache_pb2.ReadEmbeddingsResponse], _abc.AsyncIterator[_embedding_cache_pb2.ReadEmbeddingsResponse]]:
-        """Streams embeddings: for each key that is there a header, then its chunks.
+        """Streams embeddings: for each key that is there a header with its bytes, or then its chunks.
 
         They come in the order that is quickest to read, each once; what is missing is named at the
         end. An embedding that turns out damaged is set aside and counts as missing.
