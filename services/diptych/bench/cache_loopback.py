@@ -57,7 +57,7 @@ def measure_loopback(folder: Path, *, num_reads: int = 500) -> CacheOverLoopback
         read_s, probe_s = [], []
         for number in range(_WARM_READS + num_reads):
             probed, read = (
-                _seconds(lambda: client.find_missing([])),
+                _seconds(lambda: client.find_missing([key])),
                 _seconds(lambda: list(client.read([key]))),
             )
             if number >= _WARM_READS:
