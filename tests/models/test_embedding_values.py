@@ -34,7 +34,7 @@ def drawn(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> tor
 def test_a_tensor_comes_back_bit_for_bit(
     dtype: StoredDtype, rows: int, columns: int, seed: int
 ) -> None:
-    mean = drawn(rows, columns, dtype=getattr(torch, dtype), seed=seed)
+    mean = drawn(4, rows, columns, dtype=getattr(torch, dtype), seed=seed)
     entry = to_entry("image", {"mean": mean, "std": mean.abs()}, dtype)
     found = from_entry(read_entry(write_entry(entry)))
     assert found["mean"].dtype == mean.dtype
@@ -70,7 +70,9 @@ def test_what_is_not_finite_in_the_kept_dtype_is_refused(value: float) -> None:
 
 
 def test_an_images_entry_is_no_prompt() -> None:
-    data = write_entry(to_entry("image", {"mean": drawn(2), "std": drawn(2)}, "float32"))
+    data = write_entry(
+        to_entry("image", {"mean": drawn(4, 2, 2), "std": drawn(4, 2, 2)}, "float32")
+    )
     with pytest.raises(EmbeddingInvalid, match="'image', expected 'prompt'"):
         read_prompt(data, device=CPU, dtype=torch.float32)
 
