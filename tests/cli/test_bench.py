@@ -10,6 +10,7 @@ from typer.testing import Result
 Invoke = Callable[..., Result]
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers'
 def test_steps_are_written_as_json_beside_the_table(invoke: Invoke, tmp_path: Path) -> None:
     path = tmp_path / "steps.json"
     asked = ("--architecture", "nano", "--batches", 1, "--repeats", 1, "--json", path)

@@ -28,8 +28,8 @@ class Held(HashEncoding):
         return self.held[-1]
 
     @override
-    def encode_image(self, record: ImageRecord, data: bytes) -> Future[bytes]:
-        del data
+    def encode_image(self, record: ImageRecord, data: bytes, *, label: str = "") -> Future[bytes]:
+        del data, label
         return self.encode_prompt(record)  # type: ignore[arg-type]
 
 

@@ -36,6 +36,12 @@ def test_line_is_one_json_object_with_time_level_logger_and_message(stream: io.S
     assert line == {"level": "info", "logger": "diptych.tests", "message": "painted 2 images"}
 
 
+def test_attributes_that_libraries_keep_to_themselves_are_not_told(stream: io.StringIO) -> None:
+    LOG.info("hello", extra={"_ray_timestamp_ns": 1, "told": 2})
+    line = last_line(stream)
+    assert (line["told"], "_ray_timestamp_ns" in line) == (2, False)
+
+
 def test_line_carries_bound_fields(stream: io.StringIO) -> None:
     with bind(request_id="r1"), bind(tenant="t"):
         LOG.info("hello")

@@ -66,7 +66,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        extra = {k: v for k, v in vars(record).items() if k not in _RECORD_ATTRIBUTES}
+        extra = {k: v for k, v in vars(record).items() if _is_extra(k)}
         for name, value in {**bound_fields(), **extra}.items():
             line.setdefault(name, _shown(name, value))
         if record.exc_info:
@@ -101,3 +101,8 @@ def _shown(name: str, value: object) -> Scalar:
     if value is None or isinstance(value, bool | int | float):
         return value
     return f"<{type(value).__name__}>"
+
+
+def _is_extra(name: str) -> bool:
+    """Tell whether an attribute of a record was given with it; libraries add some of their own."""
+    return name not in _RECORD_ATTRIBUTES and not name.startswith("_")
