@@ -1,5 +1,7 @@
 """Messages become orders, or everything that is wrong with them."""
 
+from typing import Any
+
 import pytest
 
 from diptych.embedding_cache.ports import CacheMode, Stage
@@ -13,7 +15,12 @@ from diptych.embedding_cache.wire import (
 from diptych.errors import InvalidRequest
 from diptych.v1 import embedding_cache_pb2 as pb
 
-SIZES = {"resized_width": 64, "resized_height": 64, "crop_width": 64, "crop_height": 64}
+SIZES: dict[str, Any] = {
+    "resized_width": 64,
+    "resized_height": 64,
+    "crop_width": 64,
+    "crop_height": 64,
+}
 
 
 def fields_of(caught: pytest.ExceptionInfo[InvalidRequest]) -> list[str]:
@@ -83,7 +90,12 @@ def test_everything_wrong_with_an_image_is_named() -> None:
 
 
 def test_too_many_pixels_are_refused() -> None:
-    sizes = {"resized_width": 1 << 14, "resized_height": 1 << 14, "crop_width": 8, "crop_height": 8}
+    sizes: dict[str, Any] = {
+        "resized_width": 1 << 14,
+        "resized_height": 1 << 14,
+        "crop_width": 8,
+        "crop_height": 8,
+    }
     message = pb.ImageInput(size_bytes=1, preprocessing=pb.ImagePreprocessing(**sizes))
     with pytest.raises(InvalidRequest, match=r"exceed the limit of .* pixels"):
         image_order(message, 0, 10)

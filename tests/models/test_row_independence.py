@@ -82,7 +82,7 @@ def test_a_convolution_computes_what_it_did(conv: nn.Conv2d) -> None:
 def test_convolutions_put_channels_last() -> None:
     module = nn.Sequential(nn.Conv2d(4, 6, 3, padding=1))
     keep_rows_independent(module)
-    found = (module[0].weight, module(normal(2, 4, 9, 7)))
+    found = (next(module.parameters()), module(normal(2, 4, 9, 7)))
     assert [t.is_contiguous(memory_format=torch.channels_last) for t in found] == [True, True]
 
 
