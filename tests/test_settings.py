@@ -33,16 +33,16 @@ def test_variable_of_another_service_is_passed_over(monkeypatch: pytest.MonkeyPa
 
 def test_section_that_no_service_has_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "diptych.yaml"
-    path.write_text("cashe: {port: 2}\n")
-    with pytest.raises(SettingInvalid, match="cashe: no such setting"):
+    path.write_text("cach3: {port: 2}\n")
+    with pytest.raises(SettingInvalid, match="cach3: no such setting"):
         read_settings(_Settings, path)
 
 
 def test_variable_of_a_section_that_no_service_has_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("DIPTYCH_CASHE_PORT", "5")
-    with pytest.raises(SettingInvalid, match="DIPTYCH_CASHE_PORT: no such setting"):
+    monkeypatch.setenv("DIPTYCH_CACH3_PORT", "5")
+    with pytest.raises(SettingInvalid, match="DIPTYCH_CACH3_PORT: no such setting"):
         read_settings(_Settings)
 
 
