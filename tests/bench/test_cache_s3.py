@@ -24,8 +24,11 @@ def test_both_are_measured() -> None:
         large = measure_s3(url, num_entries=2, is_small=False, repeats=1)
     assert (found.entry_bytes, len(found.single_read_s)) == (4096, 2)
     assert min(found.write_ratio, found.read_ratio) > 0
-    assert large.is_bound_by_bytes
-    assert large.holds
+    assert large.entry_bytes > 200_000
+
+
+def test_large_entries_are_judged_like_small_ones() -> None:
+    assert not replace(FOUND, entry_bytes=290_000, pack_read_s=(5.0,)).holds
 
 
 @pytest.mark.parametrize("name", ["pack_write_s", "pack_read_s"])

@@ -30,7 +30,6 @@ from diptych.storage.s3_blobs import S3Blobs
 __all__ = ["MIN_S3_RATIO", "CacheOnS3", "measure_s3", "s3_server"]
 
 MIN_S3_RATIO = 10.0
-SMALL_BYTES: Final = 4096
 _BUCKET: Final = "bench"
 _REGION: Final = "us-east-1"
 _START_S: Final = 60.0
@@ -59,14 +58,9 @@ class CacheOnS3:
         return _ratio(self.single_read_s, self.pack_read_s)
 
     @property
-    def is_bound_by_bytes(self) -> bool:
-        """Whether entries are so large that moving them takes longer than asking for them."""
-        return self.entry_bytes > SMALL_BYTES
-
-    @property
     def holds(self) -> bool:
-        """Whether packs are as much quicker as is promised where requests are the bound."""
-        return self.is_bound_by_bytes or min(self.write_ratio, self.read_ratio) >= MIN_S3_RATIO
+        """Whether packs are as much quicker as is promised."""
+        return min(self.write_ratio, self.read_ratio) >= MIN_S3_RATIO
 
 
 def measure_s3(
