@@ -1,6 +1,5 @@
 """An import reads what the policy allows, within its limits, and leaves nothing behind."""
 
-import resource
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from diptych.errors import (
     StoreFull,
 )
 from support.buckets import BUCKET, Bucket, s3_bucket, s3_config, s3_server
+from support.full_disk import files_no_larger_than
 from support.hub import COMMIT, Hub, hub
 
 DATA = bytes(range(256)) * 1000
@@ -205,20 +205,12 @@ def test_an_import_that_is_cancelled_leaves_nothing(cache: Path, policy: SourceP
     assert list(cache.iterdir()) == []
 
 
-@pytest.fixture
-def full_disk() -> Iterator[None]:
-    """Let no file of this process grow beyond 64 KiB meanwhile, as a quota would."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-def test_a_full_disk_leaves_nothing(
-    cache: Path, policy: SourcePolicy, request: pytest.FixtureRequest
-) -> None:
-    request.getfixturevalue("full_disk")
-    with pytest.raises(StoreFull), fetch("huggy.safetensors", cache, policy):
+def test_a_full_disk_leaves_nothing(cache: Path, policy: SourcePolicy) -> None:
+    with (
+        files_no_larger_than(2**16),
+        pytest.raises(StoreFull),
+        fetch("huggy.safetensors", cache, policy),
+    ):
         pass
     assert list(cache.iterdir()) == []
 

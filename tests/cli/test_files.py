@@ -1,11 +1,7 @@
 """Answers land where ``-o`` says, whole or not at all, and latents come back as they were."""
 
 import json
-import resource
-import signal
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +18,7 @@ from diptych.cli.files import (
     write_whole,
 )
 from diptych.errors import InvalidRequest
+from support.full_disk import files_no_larger_than
 
 
 @pytest.mark.parametrize(
@@ -96,19 +93,6 @@ def test_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(InvalidRequest, match="out: cannot write"):
         write_whole(tmp_path / "file" / "a.png", b"bytes")
-
-
-@contextmanager
-def files_no_larger_than(num_bytes: int) -> Iterator[None]:
-    """Let writes beyond ``num_bytes`` of a file fail, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_write_that_fails_half_way_leaves_what_was_there(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Stores of packs in folders and in a real S3 server's buckets, with a proxy that causes faults."""
 
 import os
-import resource
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -17,7 +16,6 @@ from diptych.storage.s3_blobs import S3Blobs
 from support.buckets import Bucket, s3_bucket, s3_server
 from support.faulty_proxy import FaultyProxy, faulty_proxy
 
-LIMIT_BYTES = 2**13
 _NOBODY = 65534
 
 
@@ -76,15 +74,6 @@ def blobs(request: pytest.FixtureRequest, tmp_path: Path, prefix: str) -> BlobSt
     if request.param == "local":
         return LocalBlobs(tmp_path / "blobs")
     return S3Blobs(request.getfixturevalue("bucket").store, prefix=prefix)
-
-
-@pytest.fixture
-def full_disk() -> Iterator[None]:
-    """Let no file of this process grow beyond 8 KiB meanwhile, as a quota would."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT_BYTES, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from diptych.storage.memory import MemoryBlobs
 from diptych.storage.s3_blobs import S3Blobs
 from support.buckets import Bucket
 from support.faulty_proxy import Fault, FaultyProxy
+from support.full_disk import files_no_larger_than
 from support.packed import SMALL, data_of, key_of, pack_files, small_store, start
 
 KEYS = [key_of(number) for number in range(60)]
@@ -154,12 +155,11 @@ def test_a_pack_that_goes_while_it_is_in_use_is_a_miss(local: LocalBlobs, tmp_pa
     assert set(store.missing(KEYS)) == set(KEYS) - set(found)
 
 
-@pytest.mark.usefixtures("full_disk")
 def test_a_full_disk_is_told_and_what_is_there_is_still_served(tmp_path: Path) -> None:
     store = small_store(LocalBlobs(tmp_path), replace(SMALL, pack_bytes=2**20))
     store.put(key_of(1), data_of(1))
     store.flush()
-    with pytest.raises(StoreFull):
+    with files_no_larger_than(2**13), pytest.raises(StoreFull):
         fill(store, range(2, 60))
     assert store.stats().num_lost == 58
     assert store.get(key_of(1)) == data_of(1)

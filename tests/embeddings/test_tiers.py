@@ -17,6 +17,7 @@ from diptych.storage.memory import MemoryBlobs
 from diptych.storage.s3_blobs import S3Blobs
 from support.buckets import BUCKET, REGION, Bucket
 from support.faulty_proxy import Fault, FaultyProxy
+from support.full_disk import files_no_larger_than
 from support.packed import SMALL, data_of, key_of, pack_files, small_store
 
 KEYS = [key_of(number) for number in range(30)]
@@ -171,23 +172,22 @@ def test_deleted_entries_are_gone_from_every_tier(
     assert store.missing([key_of(1), key_of(2)]) == [key_of(1)]
 
 
-@pytest.mark.usefixtures("full_disk")
 def test_a_full_disk_is_counted_and_told_and_the_rest_serves(
     counts: Counts, remote: PackStore, tmp_path: Path
 ) -> None:
     disk = PackStore(LocalBlobs(tmp_path), namespace="emb")
     store = tiered(counts, disk, remote, memory_bytes=0)
-    fill(store)
+    with files_no_larger_than(2**13):
+        fill(store)
     assert counts.told == {("failed", "disk", "write"): 1}
     assert store.get(key_of(1), kind="prompt") == data_of(1)
 
 
-@pytest.mark.usefixtures("full_disk")
 def test_a_full_tier_that_lasts_is_told_when_all_should_be_kept(
     counts: Counts, tmp_path: Path
 ) -> None:
     store = tiered(counts, PackStore(LocalBlobs(tmp_path), namespace="emb"))
-    with pytest.raises(StoreFull):
+    with files_no_larger_than(2**13), pytest.raises(StoreFull):
         fill(store)
     assert store.get(key_of(1), kind="prompt") == data_of(1)
     store.flush()
@@ -268,7 +268,6 @@ def test_sizes_are_told_without_reading(counts: Counts, disk: PackStore, remote:
     assert counts.told == {}
 
 
-@pytest.mark.usefixtures("full_disk")
 def test_everyone_who_writes_to_a_full_disk_at_once_is_told(counts: Counts, tmp_path: Path) -> None:
     store = tiered(counts, PackStore(LocalBlobs(tmp_path), namespace="emb"))
     start = threading.Barrier(8)
@@ -284,7 +283,7 @@ def test_everyone_who_writes_to_a_full_disk_at_once_is_told(counts: Counts, tmp_
             return "told"
         return "believes"
 
-    with ThreadPoolExecutor(8) as pool:
+    with files_no_larger_than(2**13), ThreadPoolExecutor(8) as pool:
         assert set(pool.map(write, range(8))) == {"told"}
 
 

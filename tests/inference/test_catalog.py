@@ -1,6 +1,5 @@
 """The real catalogue: what comes in is checked against real shapes and stored in a real folder."""
 
-import resource
 from pathlib import Path
 
 import pytest
@@ -38,6 +37,7 @@ from diptych.inference.orders import (
 from diptych.inference.trajectory import Expert
 from diptych.storage.local_refs import LocalRefs
 from diptych.storage.refs import Ref
+from support.full_disk import files_no_larger_than
 from support.made_adapters import noise
 from support.stored import a_catalog, an_adapter, never, taken
 
@@ -212,14 +212,9 @@ def test_import_whose_caller_left_leaves_nothing(
 
 
 def test_full_disk_is_told_and_leaves_nothing(catalog: AdapterCatalog, folder: Path) -> None:
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
     data = to_bytes(an_adapter(rank=128, width=8))
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1024, before[1]))
-        with pytest.raises(StoreFull):
-            taken(catalog, data)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with files_no_larger_than(1024), pytest.raises(StoreFull):
+        taken(catalog, data)
     assert (names(catalog), left_behind(folder)) == ([], [])
 
 

@@ -1,7 +1,6 @@
 """A file appears whole or not at all: the disk may fill up, the writer may be killed."""
 
 import fcntl
-import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,17 +11,9 @@ import pytest
 from diptych.errors import StoreFull
 from diptych.storage.partial import room, sweep_partials, sync_folder, write_whole
 from support import killed_writer
+from support.full_disk import files_no_larger_than
 
 LIMIT_BYTES = 2**16
-
-
-@pytest.fixture
-def full_disk() -> Iterator[None]:
-    """Let no file of this process grow beyond 64 KiB meanwhile, as a quota would."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT_BYTES, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.fixture
@@ -57,18 +48,17 @@ def test_a_written_file_cannot_be_written_to(tmp_path: Path) -> None:
     assert (tmp_path / "file").stat().st_mode & 0o222 == 0
 
 
-@pytest.mark.usefixtures("full_disk")
 def test_a_disk_that_fills_up_leaves_nothing(tmp_path: Path) -> None:
     pieces = [bytes(LIMIT_BYTES // 2)] * 3
-    with pytest.raises(StoreFull, match=rf"no room for {LIMIT_BYTES // 2 * 3} bytes"):
+    told = pytest.raises(StoreFull, match=rf"no room for {LIMIT_BYTES // 2 * 3} bytes")
+    with files_no_larger_than(LIMIT_BYTES), told:
         write_whole(tmp_path / "file", pieces, partials=tmp_path / ".partial")
     assert files(tmp_path) == []
 
 
-@pytest.mark.usefixtures("full_disk")
 def test_a_disk_that_is_too_full_says_so_before_the_first_piece(tmp_path: Path) -> None:
     pieces = iter([b"never asked for"])
-    with pytest.raises(StoreFull):
+    with files_no_larger_than(LIMIT_BYTES), pytest.raises(StoreFull):
         write_whole(
             tmp_path / "file", pieces, partials=tmp_path / ".partial", reserve_bytes=2 * LIMIT_BYTES
         )

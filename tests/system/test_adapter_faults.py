@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import resource
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +29,7 @@ from diptych.nano.pair import adapter_path
 from diptych.rpc.channel import open_channel
 from diptych.v1 import adapters_pb2 as pb
 from diptych.v1 import adapters_pb2_grpc as pb_grpc
+from support.full_disk import files_no_larger_than
 from support.servers import adapters_of, config_of
 
 NIGHT = adapter_path("night").read_bytes()
@@ -153,14 +153,10 @@ def test_import_that_is_cancelled_half_way_leaves_nothing(
 def test_disk_that_is_full_is_told_and_leaves_nothing(
     adapters: AdapterClient, folder: Path
 ) -> None:
-    before, limits = files_in(folder), resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = files_in(folder)
     call = ImportCall(name="large", source=NIGHT, trigger_words=("large",))
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (len(NIGHT) // 2, limits[1]))
-        with pytest.raises(StoreFull):
-            adapters.import_adapter(call)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with files_no_larger_than(len(NIGHT) // 2), pytest.raises(StoreFull):
+        adapters.import_adapter(call)
     assert files_in(folder) == before
     assert adapters.import_adapter(call).name == "large"
 
