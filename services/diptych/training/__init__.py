@@ -1,0 +1,1 @@
+"""Fine-tunes as durable jobs: what is asked for, who runs it, the worker that trains."""
