@@ -77,8 +77,8 @@ def _alone(url: URL, setting: str) -> Iterator[None]:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(file.with_name(f"{file.name}.opening"), os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError as error:
-        raise _invalid(setting, f"{file} cannot be made: {error.strerror}") from error
+    except (OSError, ValueError) as error:
+        raise _invalid(setting, f"{str(file)!r} cannot be made: {error}") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
