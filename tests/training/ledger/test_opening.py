@@ -6,10 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, make_url, text
 
 from diptych.errors import LedgerUnavailable, SettingInvalid
-from diptych.training.ledger.opening import open_ledger
+from diptych.training.ledger import database
+from diptych.training.ledger.database import Database, hold
+from diptych.training.ledger.opening import MIGRATIONS, open_ledger
 from support.ledgers import TENANT, asked
 
 NO_URLS = ["", "ledger.db", "sqlite", "postgresql://host:port/x", "://", "sqlite:///a\0b"]
@@ -40,6 +42,19 @@ def test_several_processes_may_open_a_blank_database_at_once(blank_url: str) -> 
     command = [sys.executable, "-c", OPENER, blank_url]
     processes = [subprocess.Popen(command) for _ in range(2)]
     assert [process.wait() for process in processes] == [0] * 2
+
+
+def test_who_opens_waits_for_another_that_migrates(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(database, "_POSTGRES_SESSION", ("SET lock_timeout = '50ms'",))
+    first = Database(make_url(url))
+    with first.writing() as connection:
+        hold(connection, MIGRATIONS)
+        with pytest.raises(LedgerUnavailable, match="lock"):
+            open_ledger(url)
+    first.close()
 
 
 def test_a_later_versions_tables_are_left_alone(blank_url: str) -> None:

@@ -17,9 +17,11 @@ from diptych.errors import FieldViolation, SettingInvalid
 from diptych.training.ledger.database import Database, hold, said
 from diptych.training.ledger.ledger import Ledger
 
-__all__ = ["DEFAULT_SETTING", "open_ledger"]
+__all__ = ["DEFAULT_SETTING", "MIGRATIONS", "open_ledger"]
 
 DEFAULT_SETTING: Final = "training.ledger_url"
+MIGRATIONS: Final = "diptych ledger's migrations"
+"""What whoever opens a ledger holds while its tables are brought up to date."""
 _DRIVERS: Final = {"sqlite": "sqlite+pysqlite", "postgresql": "postgresql+psycopg"}
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 _ALEMBIC: Final = threading.Lock()
@@ -41,7 +43,7 @@ def open_ledger(url: str, *, setting: str = DEFAULT_SETTING) -> Ledger:
     database = Database(parsed)
     try:
         with _alone(parsed, setting), database.writing() as connection:
-            hold(connection, "diptych ledger's migrations")
+            hold(connection, MIGRATIONS)
             _migrate(connection)
     except BaseException as problem:
         database.close()
