@@ -97,6 +97,7 @@ CACHE_RPCS = {
     "EncodeImages",
     "EncodePrompts",
     "EvictEmbeddings",
+    "FetchEmbeddings",
     "FindMissing",
     "GetCacheStats",
     "GetEncoders",

@@ -163,6 +163,31 @@ def test_reads_from_colder_tiers_too(client: EmbeddingCacheClient, store: FakeSt
     assert dict(client.read(list(entries))) == entries
 
 
+@pytest.mark.parametrize("count", [1, 8, 9])
+def test_few_and_many_are_read_alike(
+    count: int, client: EmbeddingCacheClient, store: FakeStore
+) -> None:
+    entries = {Digest.of_bytes(bytes([n])): bytes([n]) * (1 << 20) for n in range(count)}
+    store.values, store.cold = dict(list(entries.items())[:3]), entries
+    assert dict(client.read([*entries])) == entries
+
+
+async def test_asyncio_client_reads_few_and_many(config: ClientConfig, store: FakeStore) -> None:
+    entries = {Digest.of_bytes(bytes([n])): bytes([n]) * (1 << 20) for n in range(9)}
+    store.cold, few = entries, list(entries)[:5]
+    async with AsyncEmbeddingCacheClient(config) as client:
+        assert {key: value async for key, value in client.read([*entries])} == entries
+        assert [key async for key, _ in client.read(few)] == few
+        with pytest.raises(EmbeddingMissing):
+            [one async for one in client.read([OTHER, few[0]])]
+
+
+def test_fetch_of_many_is_refused(config: ClientConfig) -> None:
+    keys = [bytes([number]) * 32 for number in range(9)]
+    with grpc.insecure_channel(config.channel.address) as channel, pytest.raises(grpc.RpcError):
+        EmbeddingCacheServiceStub(channel).FetchEmbeddings(pb.FetchEmbeddingsRequest(keys=keys))
+
+
 def test_reads_in_the_order_asked_for(client: EmbeddingCacheClient) -> None:
     keys = [an_entry(client, text)[0] for text in "abc"]
     wanted = [keys[2], keys[0], keys[2], keys[1]]

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Self, TypeVar
 
@@ -34,6 +34,7 @@ from diptych.clients.embedding_values import (
     Written,
 )
 from diptych.clients.encoder_messages import read_encoders
+from diptych.clients.fetch_messages import MAX_FETCHED, fetch_request, read_fetched
 from diptych.clients.readiness import wait_until_ready_async
 from diptych.clients.warm_messages import warm_request, warmed, whole
 from diptych.digest import Digest
@@ -93,18 +94,22 @@ class AsyncEmbeddingCacheClient:
         """Yield embeddings in the order that is quickest to read, as the synchronous one does."""
         missing: list[Digest] = []
         for some in key_groups(keys):
-            request_id, reader = str(uuid.uuid4()), EmbeddingReader(some)
-            request = pb.ReadEmbeddingsRequest(keys=[bytes.fromhex(key.hex) for key in some])
-            options = call_options(self._config, request_id, timeout_s)
-            messages = self._stub.ReadEmbeddings(request, **options)
-            try:
-                with self._translating(request_id):
-                    async for message in messages:
-                        if (found := reader.feed(message)) is not None:
-                            yield found
-            finally:
-                messages.cancel()
-            missing += reader.finish()
+            unsent: Sequence[Digest] = some
+            if len(some) <= MAX_FETCHED:
+                answer = await self._call(
+                    self._stub.FetchEmbeddings, fetch_request(some), timeout_s
+                )
+                fetched = read_fetched(answer, some)
+                for found in fetched.found:
+                    yield found
+                missing += fetched.missing
+                unsent = fetched.unsent
+            if unsent:
+                reader = EmbeddingReader(unsent)
+                async with contextlib.aclosing(self._read(reader, unsent, timeout_s)) as streamed:
+                    async for found in streamed:
+                        yield found
+                missing += reader.finish()
         if missing:
             raise EmbeddingMissing(str(missing[0]), len(missing))
 
@@ -180,6 +185,22 @@ class AsyncEmbeddingCacheClient:
     async def __aexit__(self, *_: object) -> None:
         """Close."""
         await self.close()
+
+    async def _read(
+        self, reader: EmbeddingReader, keys: Sequence[Digest], timeout_s: float | None
+    ) -> AsyncGenerator[tuple[Digest, bytes]]:
+        """Yield what one streaming call gives; ``reader`` then knows what is missing."""
+        request_id = str(uuid.uuid4())
+        request = pb.ReadEmbeddingsRequest(keys=[bytes.fromhex(key.hex) for key in keys])
+        options = call_options(self._config, request_id, timeout_s)
+        messages = self._stub.ReadEmbeddings(request, **options)
+        try:
+            with self._translating(request_id):
+                async for message in messages:
+                    if (found := reader.feed(message)) is not None:
+                        yield found
+        finally:
+            messages.cancel()
 
     async def _blocking(self, work: Callable[[EmbeddingCacheClient], Result]) -> Result:
         blocking = EmbeddingCacheClient(self._config)

@@ -36,6 +36,7 @@ from diptych.clients.embedding_values import (
     Written,
 )
 from diptych.clients.encoder_messages import read_encoders
+from diptych.clients.fetch_messages import MAX_FETCHED, fetch_request, read_fetched
 from diptych.clients.prefetching import read_ahead
 from diptych.clients.readiness import wait_until_ready
 from diptych.clients.sending import Sending
@@ -99,7 +100,8 @@ class EmbeddingCacheClient:
         """
         missing: list[Digest] = []
         for some in key_groups(keys):
-            missing += yield from self._read(some, timeout_s)
+            read = self._fetch if len(some) <= MAX_FETCHED else self._read
+            missing += yield from read(some, timeout_s)
         if missing:
             raise EmbeddingMissing(str(missing[0]), len(missing))
 
@@ -201,6 +203,18 @@ class EmbeddingCacheClient:
     def __exit__(self, *_: object) -> None:
         """Close."""
         self.close()
+
+    def _fetch(
+        self, keys: Sequence[Digest], timeout_s: float | None
+    ) -> Generator[tuple[Digest, bytes], None, list[Digest]]:
+        """Do as ``_read`` for a few: in one message, as far as it holds them."""
+        answer = self._call(self._stub.FetchEmbeddings, fetch_request(keys), timeout_s)
+        fetched = read_fetched(answer, keys)
+        yield from fetched.found
+        missing = list(fetched.missing)
+        if fetched.unsent:
+            missing += yield from self._read(fetched.unsent, timeout_s)
+        return missing
 
     def _read(
         self, keys: Sequence[Digest], timeout_s: float | None
