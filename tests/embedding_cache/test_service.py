@@ -103,6 +103,25 @@ def test_everything_wrong_with_a_call_is_named(client: EmbeddingCacheClient) -> 
     ]
 
 
+def test_call_that_no_message_holds_is_refused_by_its_field(client: EmbeddingCacheClient) -> None:
+    with pytest.raises(InvalidRequest, match=r"prompts\[1\]\.text: \d+ bytes exceed the limit"):
+        client.encode_prompts(PromptsCall(prompts=["a", "x" * 10_000_000]))
+    with pytest.raises(InvalidRequest, match="manifest"):
+        client.warm(WarmCall(manifest="x" * 10_000_000))
+    label = ImageInput(data=b"x", preprocessing=SQUARE, label="x" * 10_000_000)
+    with pytest.raises(InvalidRequest, match=r"image\.label"):
+        client.encode_images(ImagesCall(images=[label]))
+
+
+def test_servers_own_limit_of_a_message_is_told_as_such(config: ClientConfig) -> None:
+    large = replace(config, channel=replace(config.channel, max_message_bytes=1 << 29))
+    with (
+        EmbeddingCacheClient(large) as client,
+        pytest.raises(InvalidRequest, match="exceed the limit of 4194304 of one message"),
+    ):
+        client.encode_prompts(PromptsCall(prompts=["x" * 10_000_000]))
+
+
 def test_images_are_encoded_in_order(client: EmbeddingCacheClient) -> None:
     images = [ImageInput(data=b"x" * n, preprocessing=SQUARE) for n in (3, 2 << 20, 5)]
     found = client.encode_images(ImagesCall(images=images, return_values=True))
@@ -218,6 +237,19 @@ def test_evicted_embedding_is_missing(client: EmbeddingCacheClient) -> None:
     key, _ = an_entry(client)
     client.evict([key])
     assert client.find_missing([key]) == [key]
+
+
+def test_more_keys_than_a_call_takes_are_evicted_in_several(client: EmbeddingCacheClient) -> None:
+    keys = [an_entry(client, text)[0] for text in "ab"]
+    others = [Digest(hex=f"{number:064x}") for number in range(65_536)]
+    evicted = client.evict([keys[0], *others, keys[1]])
+    assert (evicted.num_evicted, evicted.num_kept) == (2, 0)
+    assert client.find_missing(keys) == keys
+
+
+def test_evicting_nothing_is_refused(client: EmbeddingCacheClient) -> None:
+    with pytest.raises(InvalidRequest, match="0 keys"):
+        client.evict([])
 
 
 def test_stats_are_those_of_store_and_encoders(client: EmbeddingCacheClient) -> None:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, Self, TypeVar
 
 import grpc
+from google.protobuf.message import Message
 
 from diptych.clients.adapter_values import OnProgress
 from diptych.clients.config import ClientConfig, call_options, meaning
@@ -35,6 +36,7 @@ from diptych.clients.embedding_values import (
 )
 from diptych.clients.encoder_messages import read_encoders
 from diptych.clients.fetch_messages import MAX_FETCHED, fetch_request, read_fetched
+from diptych.clients.message_fields import check_size
 from diptych.clients.readiness import wait_until_ready_async
 from diptych.clients.warm_messages import warm_request, warmed, whole
 from diptych.digest import Digest
@@ -128,6 +130,7 @@ class AsyncEmbeddingCacheClient:
     ) -> WarmResult:
         """Encode what a dataset needs and return what came of it."""
         request = warm_request(call, str(uuid.uuid4()))
+        check_size(request, self._config.channel.max_message_bytes)
         options = call_options(self._config, request.request_id, timeout_s)
         messages = self._stub.WarmDataset(request, **options)
         result: WarmResult | None = None
@@ -153,8 +156,13 @@ class AsyncEmbeddingCacheClient:
         self, keys: Sequence[Digest], *, dry_run: bool = False, timeout_s: float | None = None
     ) -> Evicted:
         """Drop embeddings, whatever needs them."""
-        request = evict_keys_request(keys, dry_run=dry_run)
-        return read_evicted(await self._call(self._stub.EvictEmbeddings, request, timeout_s))
+        evicted: Evicted | None = None
+        for some in [*key_groups(keys)] or [()]:
+            request = evict_keys_request(some, dry_run=dry_run)
+            answer = await self._call(self._stub.EvictEmbeddings, request, timeout_s)
+            evicted = read_evicted(answer, before=evicted)
+        assert evicted is not None, "at least one call was made"
+        return evicted
 
     async def evict_unneeded(
         self,
@@ -210,9 +218,10 @@ class AsyncEmbeddingCacheClient:
             blocking.close()
 
     async def _call(
-        self, method: Callable[..., Any], request: object, timeout_s: float | None
+        self, method: Callable[..., Any], request: Message, timeout_s: float | None
     ) -> Any:  # noqa: ANN401 - any message
         request_id = str(uuid.uuid4())
+        check_size(request, self._config.channel.max_message_bytes)
         with self._translating(request_id):
             return await method(request, **call_options(self._config, request_id, timeout_s))
 
