@@ -241,7 +241,7 @@ def garbage_inside() -> bytes:
     detail = status.details.add()
     detail.Pack(error_details_pb2.ErrorInfo())
     detail.value = b"\xff\xff"
-    return status.SerializeToString()
+    return bytes(status.SerializeToString())
 
 
 @pytest.mark.parametrize("trailer", [b"\xff\xff", garbage_inside()])
