@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ def nobody() -> Iterator[str]:
         yield f"127.0.0.1:{free.getsockname()[1]}"
 
 
-class Everything(grpc.GenericRpcHandler):  # type: ignore[misc] # the stubs give no class
+class Everything(grpc.GenericRpcHandler):  # type: ignore[type-arg] # not at runtime
     """Answers every unary call with what is made of its bytes."""
 
     def __init__(self, answer: Answer) -> None:
@@ -79,7 +79,7 @@ class Everything(grpc.GenericRpcHandler):  # type: ignore[misc] # the stubs give
             del context
             return self._answer(request)
 
-        return grpc.unary_unary_rpc_method_handler(serve)  # type: ignore[arg-type] # asyncio
+        return grpc.unary_unary_rpc_method_handler(serve)
 
 
 @contextmanager
@@ -123,7 +123,7 @@ def told(value: bytes) -> Answer:
     return answer
 
 
-PEERS = {
+PEERS: dict[str, Callable[[], AbstractContextManager[str]]] = {
     "refuses": nobody,
     "never answers": lambda: listener(None),
     "hangs up": lambda: listener(b""),
