@@ -2,8 +2,6 @@
 
 import asyncio
 import struct
-import threading
-from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -11,15 +9,14 @@ import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
+from diptych.clients.async_embedding_cache import AsyncEmbeddingCacheClient
 from diptych.clients.config import ClientConfig
-from diptych.clients.embedding_cache import AsyncEmbeddingCacheClient, EmbeddingCacheClient
-from diptych.clients.embedding_values import ImageInput, ImagesCall, PromptsCall
+from diptych.clients.embedding_cache import EmbeddingCacheClient
+from diptych.clients.embedding_values import ImageInput, ImagesCall, PromptsCall, WarmCall
 from diptych.digest import Digest
-from diptych.embedding_cache.ports import GoOn, Hosting, Stage, WarmOutcome
 from diptych.embeddings.entry import read_entry
 from diptych.embeddings.key import Preprocessing
 from diptych.errors import (
-    DiptychError,
     EmbeddingInvalid,
     EmbeddingMissing,
     ExpertMissing,
@@ -106,6 +103,25 @@ def test_everything_wrong_with_a_call_is_named(client: EmbeddingCacheClient) -> 
     ]
 
 
+def test_call_that_no_message_holds_is_refused_by_its_field(client: EmbeddingCacheClient) -> None:
+    with pytest.raises(InvalidRequest, match=r"prompts\[1\]\.text: \d+ bytes exceed the limit"):
+        client.encode_prompts(PromptsCall(prompts=["a", "x" * 10_000_000]))
+    with pytest.raises(InvalidRequest, match="manifest"):
+        client.warm(WarmCall(manifest="x" * 10_000_000))
+    label = ImageInput(data=b"x", preprocessing=SQUARE, label="x" * 10_000_000)
+    with pytest.raises(InvalidRequest, match=r"image\.label"):
+        client.encode_images(ImagesCall(images=[label]))
+
+
+def test_servers_own_limit_of_a_message_is_told_as_such(config: ClientConfig) -> None:
+    large = replace(config, channel=replace(config.channel, max_message_bytes=1 << 29))
+    with (
+        EmbeddingCacheClient(large) as client,
+        pytest.raises(InvalidRequest, match="exceed the limit of 4194304 of one message"),
+    ):
+        client.encode_prompts(PromptsCall(prompts=["x" * 10_000_000]))
+
+
 def test_images_are_encoded_in_order(client: EmbeddingCacheClient) -> None:
     images = [ImageInput(data=b"x" * n, preprocessing=SQUARE) for n in (3, 2 << 20, 5)]
     found = client.encode_images(ImagesCall(images=images, return_values=True))
@@ -166,6 +182,31 @@ def test_reads_from_colder_tiers_too(client: EmbeddingCacheClient, store: FakeSt
     assert dict(client.read(list(entries))) == entries
 
 
+@pytest.mark.parametrize("count", [1, 8, 9])
+def test_few_and_many_are_read_alike(
+    count: int, client: EmbeddingCacheClient, store: FakeStore
+) -> None:
+    entries = {Digest.of_bytes(bytes([n])): bytes([n]) * (1 << 20) for n in range(count)}
+    store.values, store.cold = dict(list(entries.items())[:3]), entries
+    assert dict(client.read([*entries])) == entries
+
+
+async def test_asyncio_client_reads_few_and_many(config: ClientConfig, store: FakeStore) -> None:
+    entries = {Digest.of_bytes(bytes([n])): bytes([n]) * (1 << 20) for n in range(9)}
+    store.cold, few = entries, list(entries)[:5]
+    async with AsyncEmbeddingCacheClient(config) as client:
+        assert {key: value async for key, value in client.read([*entries])} == entries
+        assert [key async for key, _ in client.read(few)] == few
+        with pytest.raises(EmbeddingMissing):
+            [one async for one in client.read([OTHER, few[0]])]
+
+
+def test_fetch_of_many_is_refused(config: ClientConfig) -> None:
+    keys = [bytes([number]) * 32 for number in range(9)]
+    with grpc.insecure_channel(config.channel.address) as channel, pytest.raises(grpc.RpcError):
+        EmbeddingCacheServiceStub(channel).FetchEmbeddings(pb.FetchEmbeddingsRequest(keys=keys))
+
+
 def test_reads_in_the_order_asked_for(client: EmbeddingCacheClient) -> None:
     keys = [an_entry(client, text)[0] for text in "abc"]
     wanted = [keys[2], keys[0], keys[2], keys[1]]
@@ -198,11 +239,31 @@ def test_evicted_embedding_is_missing(client: EmbeddingCacheClient) -> None:
     assert client.find_missing([key]) == [key]
 
 
+def test_more_keys_than_a_call_takes_are_evicted_in_several(client: EmbeddingCacheClient) -> None:
+    keys = [an_entry(client, text)[0] for text in "ab"]
+    others = [Digest(hex=f"{number:064x}") for number in range(65_536)]
+    evicted = client.evict([keys[0], *others, keys[1]])
+    assert (evicted.num_evicted, evicted.num_kept) == (2, 0)
+    assert client.find_missing(keys) == keys
+
+
+def test_evicting_nothing_is_refused(client: EmbeddingCacheClient) -> None:
+    with pytest.raises(InvalidRequest, match="0 keys"):
+        client.evict([])
+
+
 def test_stats_are_those_of_store_and_encoders(client: EmbeddingCacheClient) -> None:
     an_entry(client)
     stats = client.stats()
     assert (stats.tiers[0].tier, stats.tiers[0].num_entries, stats.num_damaged) == ("memory", 1, 5)
     assert (stats.encodings[0].num_encoded, stats.encodings[0].encode_s) == (1, 0.5)
+
+
+async def test_asyncio_client_is_told_the_encoders_too(
+    config: ClientConfig, encoding: FakeEncoding
+) -> None:
+    async with AsyncEmbeddingCacheClient(config) as client:
+        assert await client.encoders() == {"base": encoding.identities}
 
 
 async def test_thousand_askers_over_loopback_cause_fifty_encodes(
@@ -214,75 +275,9 @@ async def test_thousand_askers_over_loopback_cause_fifty_encodes(
     assert encoding.num_encoded == 50
 
 
-class FakeWarming:
-    """Tells its progress until it is told to end, or ends by itself."""
-
-    def __init__(self) -> None:
-        self.is_endless = False
-        self.left = threading.Event()
-
-    def warm(
-        self,
-        manifest: str,
-        stages: Sequence[Stage],
-        *,
-        tenant: str,
-        go_on: GoOn,
-        progress: Callable[[int, int, int, int], None],
-    ) -> WarmOutcome:
-        del tenant
-        progress(1, 2, 1, 0)
-        while self.is_endless:
-            self._look(go_on)
-        return WarmOutcome(
-            dataset=Digest.of_bytes(manifest.encode()),
-            num_total=2,
-            num_present=len(stages),
-            num_encoded=1,
-            failures=(("a.png", "is cut"),),
-        )
-
-    def _look(self, go_on: GoOn) -> None:
-        try:
-            go_on()
-        except DiptychError:
-            self.left.set()
-            raise
-
-
-@pytest.fixture
-def warming() -> FakeWarming:
-    return FakeWarming()
-
-
-class TestWarming:
-    @pytest.fixture
-    def hosting(self, store: FakeStore, encoding: FakeEncoding, warming: FakeWarming) -> Hosting:
-        return Hosting(
-            encodings={Stage.BASE: encoding}, store_of=lambda _tenant: store, warming=warming
-        )
-
-    def test_result_comes_last(self, client: EmbeddingCacheClient) -> None:
-        result = client.warm("a: 1")
-        assert (result.num_total, result.num_present, result.failures) == (
-            2,
-            1,
-            {"a.png": "is cut"},
-        )
-
-    def test_leaving_ends_the_work(
-        self, client: EmbeddingCacheClient, warming: FakeWarming
-    ) -> None:
-        warming.is_endless = True
-        with ThreadPoolExecutor(1) as pool:
-            calling = pool.submit(client.warm, "a: 1", timeout_s=0.5)
-            assert calling.exception(10) is not None
-        assert warming.left.wait(10)
-
-
 def test_warming_without_datasets_is_refused(client: EmbeddingCacheClient) -> None:
     with pytest.raises(InvalidRequest, match="no dataset folder"):
-        client.warm("a: 1")
+        client.warm(WarmCall(manifest="a: 1"))
 
 
 def test_bad_image_is_called_what_its_caller_calls_it(client: EmbeddingCacheClient) -> None:

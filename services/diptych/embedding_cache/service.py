@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import hashlib
-import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -16,33 +15,33 @@ from typing_extensions import override
 from diptych.digest import Digest
 from diptych.embedding_cache.answers import (
     encoded_embeddings,
+    encoders_answer,
     eviction_answer,
+    fetched,
     stats_answer,
-    warm_result,
 )
 from diptych.embedding_cache.obtaining import Makes, Obtaining
 from diptych.embedding_cache.ports import (
     CacheMode,
     Encoding,
     Found,
-    GoOn,
     Hosting,
     Stage,
     Store,
-    WarmOutcome,
 )
 from diptych.embedding_cache.streams import (
     embedding_messages,
     received_embeddings,
     received_images,
 )
+from diptych.embedding_cache.warm_answers import warm_answers
 from diptych.embedding_cache.wire import (
     ImageOrder,
     ImagesOrder,
     checked_keys,
     images_order,
     prompts_order,
-    warm_stages,
+    warm_order,
 )
 from diptych.embeddings.entry import check_finite, read_entry
 from diptych.errors import (
@@ -50,7 +49,6 @@ from diptych.errors import (
     FieldViolation,
     InvalidRequest,
     PromptTooLong,
-    RequestCancelled,
     Starting,
 )
 from diptych.rpc.interceptors import current_caller
@@ -61,6 +59,7 @@ __all__ = ["CACHE_SERVICE_NAME", "EmbeddingCacheService"]
 
 CACHE_SERVICE_NAME: Final = pb.DESCRIPTOR.services_by_name["EmbeddingCacheService"].full_name
 READ_GROUP: Final = 8
+"""Embeddings that are read from a disk or a bucket at once, and that one message may have."""
 UNKNOWN: Final = "unknown"
 """Kind of what is asked for by its key alone."""
 NUM_THREADS: Final = 8
@@ -151,6 +150,22 @@ class EmbeddingCacheService(pb_grpc.EmbeddingCacheServiceServicer):
         return pb.FindMissingResponse(keys=[bytes.fromhex(key.hex) for key in missing])
 
     @override
+    async def FetchEmbeddings(
+        self, request: pb.FetchEmbeddingsRequest, context: Context
+    ) -> pb.FetchEmbeddingsResponse:
+        """Return a few embeddings; what memory holds waits for no thread."""
+        keys, store = checked_keys(request.keys, at_most=READ_GROUP), await self._store()
+        found: dict[Digest, tuple[bytes, bytes]] = {}
+        for key in keys:
+            if (held := store.peek(key)) is not None:
+                store.count("memory", kind=UNKNOWN)
+                found[key] = held.data, held.sha256
+        if cold := [key for key in keys if key not in found]:
+            for key, value, sha256 in await self._run(_draw, store.read_many(cold)):
+                found[key] = value, sha256
+        return fetched(keys, found)
+
+    @override
     async def ReadEmbeddings(
         self, request: pb.ReadEmbeddingsRequest, context: Context
     ) -> AsyncIterator[pb.ReadEmbeddingsResponse]:
@@ -193,15 +208,24 @@ class EmbeddingCacheService(pb_grpc.EmbeddingCacheServiceServicer):
         self, request: pb.WarmDatasetRequest, context: Context
     ) -> AsyncIterator[pb.WarmDatasetResponse]:
         """Encode what a dataset needs."""
-        stages = warm_stages(request) or tuple(self._opened().encodings)
-        for stage in stages:
+        hosting = self._opened()
+        order = warm_order(request, hosted=tuple(hosting.encodings))
+        for stage in order.stages:
             self._encoding(stage)
-        async with contextlib.aclosing(self._warm(request.manifest, stages)) as answers:
+        if hosting.warming is None:
+            raise _invalid("manifest", "this server has no dataset folder")
+        answers = warm_answers(hosting.warming, order, current_caller(), self._warming)
+        async with contextlib.aclosing(answers):
             async for answer in answers:
-                if isinstance(answer, WarmOutcome):
-                    yield pb.WarmDatasetResponse(result=warm_result(answer))
-                else:
-                    yield pb.WarmDatasetResponse(progress=answer)
+                yield answer
+
+    @override
+    async def GetEncoders(
+        self, request: pb.GetEncodersRequest, context: Context
+    ) -> pb.GetEncodersResponse:
+        """Tell whose encoders are here."""
+        encodings = self._opened().encodings
+        return encoders_answer({stage: one.identities for stage, one in encodings.items()})
 
     @override
     async def GetCacheStats(
@@ -289,46 +313,6 @@ class EmbeddingCacheService(pb_grpc.EmbeddingCacheServiceServicer):
         finally:
             self._threads.submit(close)
 
-    async def _warm(
-        self, manifest: str, stages: Sequence[Stage]
-    ) -> AsyncGenerator[pb.WarmProgress | WarmOutcome]:
-        """Yield how far a warm-up is, then what came of it; leaving early ends it."""
-        warming = self._opened().warming
-        if warming is None:
-            raise _invalid("manifest", "this server has no dataset folder")
-        loop, news, left = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
-        latest: list[pb.WarmProgress] = []
-
-        def progress(done: int, total: int, encoded: int, failed: int) -> None:
-            latest[:] = [
-                pb.WarmProgress(
-                    num_done=done, num_total=total, num_encoded=encoded, num_failed=failed
-                )
-            ]
-            with contextlib.suppress(RuntimeError):  # the loop is gone only after its calls
-                loop.call_soon_threadsafe(news.set)
-
-        caller = current_caller()
-        work = partial(
-            warming.warm,
-            manifest,
-            stages,
-            tenant=caller.tenant,
-            go_on=_unless(left, caller.request_id),
-            progress=progress,
-        )
-        working = loop.run_in_executor(self._warming, work)
-        working.add_done_callback(lambda _: news.set())
-        try:
-            while not working.done():
-                await news.wait()
-                news.clear()
-                if latest and not working.done():
-                    yield latest.pop()
-            yield working.result()
-        finally:
-            left.set()
-
     async def _run(
         self,
         function: Callable[..., Result],
@@ -373,16 +357,6 @@ def _write(store: Store, key: Digest, value: bytes) -> bool:
     """
     check_finite(read_entry(value))
     return store.write(key, value)
-
-
-def _unless(left: threading.Event, request_id: str) -> GoOn:
-    """Return what raises once ``left`` is set: the caller of this call has gone."""
-
-    def go_on() -> None:
-        if left.is_set():
-            raise RequestCancelled(request_id)
-
-    return go_on
 
 
 def _invalid(field: str, problem: str) -> InvalidRequest:

@@ -69,6 +69,11 @@ class EmbeddingCacheServiceStub:
                 request_serializer=diptych_dot_v1_dot_embedding__cache__pb2.ReadEmbeddingsRequest.SerializeToString,
                 response_deserializer=diptych_dot_v1_dot_embedding__cache__pb2.ReadEmbeddingsResponse.FromString,
                 _registered_method=True)
+        self.FetchEmbeddings = channel.unary_unary(
+                '/diptych.v1.EmbeddingCacheService/FetchEmbeddings',
+                request_serializer=diptych_dot_v1_dot_embedding__cache__pb2.FetchEmbeddingsRequest.SerializeToString,
+                response_deserializer=diptych_dot_v1_dot_embedding__cache__pb2.FetchEmbeddingsResponse.FromString,
+                _registered_method=True)
         self.WriteEmbeddings = channel.stream_unary(
                 '/diptych.v1.EmbeddingCacheService/WriteEmbeddings',
                 request_serializer=diptych_dot_v1_dot_embedding__cache__pb2.WriteEmbeddingsRequest.SerializeToString,
@@ -78,6 +83,11 @@ class EmbeddingCacheServiceStub:
                 '/diptych.v1.EmbeddingCacheService/WarmDataset',
                 request_serializer=diptych_dot_v1_dot_embedding__cache__pb2.WarmDatasetRequest.SerializeToString,
                 response_deserializer=diptych_dot_v1_dot_embedding__cache__pb2.WarmDatasetResponse.FromString,
+                _registered_method=True)
+        self.GetEncoders = channel.unary_unary(
+                '/diptych.v1.EmbeddingCacheService/GetEncoders',
+                request_serializer=diptych_dot_v1_dot_embedding__cache__pb2.GetEncodersRequest.SerializeToString,
+                response_deserializer=diptych_dot_v1_dot_embedding__cache__pb2.GetEncodersResponse.FromString,
                 _registered_method=True)
         self.GetCacheStats = channel.unary_unary(
                 '/diptych.v1.EmbeddingCacheService/GetCacheStats',
@@ -163,6 +173,18 @@ class EmbeddingCacheServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FetchEmbeddings(self, request, context):
+        """Returns a few embeddings in one message, quicker than ReadEmbeddings streams them.
+
+        Those that the message has no room for are named: ReadEmbeddings has them.
+
+        Codes:
+        INVALID_ARGUMENT (INVALID_REQUEST)
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WriteEmbeddings(self, request_iterator, context):
         """Keeps embeddings that the caller made: for each a header, then its chunks.
 
@@ -184,6 +206,15 @@ class EmbeddingCacheServiceServicer:
         INVALID_ARGUMENT (INVALID_REQUEST, DATASET_INVALID): every violation at once.
         FAILED_PRECONDITION (EXPERT_MISSING): this server hosts no such encoder.
         RESOURCE_EXHAUSTED (STORE_FULL)
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetEncoders(self, request, context):
+        """Tells whose encoders are here, and all else that callers need to compute keys themselves.
+
+        Codes: only those that any RPC may end with.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -231,6 +262,11 @@ def add_EmbeddingCacheServiceServicer_to_server(servicer, server):
                     request_deserializer=diptych_dot_v1_dot_embedding__cache__pb2.ReadEmbeddingsRequest.FromString,
                     response_serializer=diptych_dot_v1_dot_embedding__cache__pb2.ReadEmbeddingsResponse.SerializeToString,
             ),
+            'FetchEmbeddings': grpc.unary_unary_rpc_method_handler(
+                    servicer.FetchEmbeddings,
+                    request_deserializer=diptych_dot_v1_dot_embedding__cache__pb2.FetchEmbeddingsRequest.FromString,
+                    response_serializer=diptych_dot_v1_dot_embedding__cache__pb2.FetchEmbeddingsResponse.SerializeToString,
+            ),
             'WriteEmbeddings': grpc.stream_unary_rpc_method_handler(
                     servicer.WriteEmbeddings,
                     request_deserializer=diptych_dot_v1_dot_embedding__cache__pb2.WriteEmbeddingsRequest.FromString,
@@ -240,6 +276,11 @@ def add_EmbeddingCacheServiceServicer_to_server(servicer, server):
                     servicer.WarmDataset,
                     request_deserializer=diptych_dot_v1_dot_embedding__cache__pb2.WarmDatasetRequest.FromString,
                     response_serializer=diptych_dot_v1_dot_embedding__cache__pb2.WarmDatasetResponse.SerializeToString,
+            ),
+            'GetEncoders': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetEncoders,
+                    request_deserializer=diptych_dot_v1_dot_embedding__cache__pb2.GetEncodersRequest.FromString,
+                    response_serializer=diptych_dot_v1_dot_embedding__cache__pb2.GetEncodersResponse.SerializeToString,
             ),
             'GetCacheStats': grpc.unary_unary_rpc_method_handler(
                     servicer.GetCacheStats,
@@ -386,6 +427,33 @@ class EmbeddingCacheService:
             _registered_method=True)
 
     @staticmethod
+    def FetchEmbeddings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/diptych.v1.EmbeddingCacheService/FetchEmbeddings',
+            diptych_dot_v1_dot_embedding__cache__pb2.FetchEmbeddingsRequest.SerializeToString,
+            diptych_dot_v1_dot_embedding__cache__pb2.FetchEmbeddingsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def WriteEmbeddings(request_iterator,
             target,
             options=(),
@@ -429,6 +497,33 @@ class EmbeddingCacheService:
             '/diptych.v1.EmbeddingCacheService/WarmDataset',
             diptych_dot_v1_dot_embedding__cache__pb2.WarmDatasetRequest.SerializeToString,
             diptych_dot_v1_dot_embedding__cache__pb2.WarmDatasetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetEncoders(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/diptych.v1.EmbeddingCacheService/GetEncoders',
+            diptych_dot_v1_dot_embedding__cache__pb2.GetEncodersRequest.SerializeToString,
+            diptych_dot_v1_dot_embedding__cache__pb2.GetEncodersResponse.FromString,
             options,
             channel_credentials,
             insecure,

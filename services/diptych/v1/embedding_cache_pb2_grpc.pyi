@@ -86,6 +86,14 @@ class EmbeddingCacheServiceStub:
     Codes:
       INVALID_ARGUMENT (INVALID_REQUEST)
     """
+    FetchEmbeddings: _grpc.UnaryUnaryMultiCallable[_embedding_cache_pb2.FetchEmbeddingsRequest, _embedding_cache_pb2.FetchEmbeddingsResponse]
+    """Returns a few embeddings in one message, quicker than ReadEmbeddings streams them.
+
+    Those that the message has no room for are named: ReadEmbeddings has them.
+
+    Codes:
+      INVALID_ARGUMENT (INVALID_REQUEST)
+    """
     WriteEmbeddings: _grpc.StreamUnaryMultiCallable[_embedding_cache_pb2.WriteEmbeddingsRequest, _embedding_cache_pb2.WriteEmbeddingsResponse]
     """Keeps embeddings that the caller made: for each a header, then its chunks.
 
@@ -103,6 +111,11 @@ class EmbeddingCacheServiceStub:
       INVALID_ARGUMENT (INVALID_REQUEST, DATASET_INVALID): every violation at once.
       FAILED_PRECONDITION (EXPERT_MISSING): this server hosts no such encoder.
       RESOURCE_EXHAUSTED (STORE_FULL)
+    """
+    GetEncoders: _grpc.UnaryUnaryMultiCallable[_embedding_cache_pb2.GetEncodersRequest, _embedding_cache_pb2.GetEncodersResponse]
+    """Tells whose encoders are here, and all else that callers need to compute keys themselves.
+
+    Codes: only those that any RPC may end with.
     """
     GetCacheStats: _grpc.UnaryUnaryMultiCallable[_embedding_cache_pb2.GetCacheStatsRequest, _embedding_cache_pb2.GetCacheStatsResponse]
     """Tells what the cache holds and did.
@@ -174,6 +187,14 @@ class EmbeddingCacheServiceAsyncStub(EmbeddingCacheServiceStub):
     Codes:
       INVALID_ARGUMENT (INVALID_REQUEST)
     """
+    FetchEmbeddings: _aio.UnaryUnaryMultiCallable[_embedding_cache_pb2.FetchEmbeddingsRequest, _embedding_cache_pb2.FetchEmbeddingsResponse]  # type: ignore[assignment]
+    """Returns a few embeddings in one message, quicker than ReadEmbeddings streams them.
+
+    Those that the message has no room for are named: ReadEmbeddings has them.
+
+    Codes:
+      INVALID_ARGUMENT (INVALID_REQUEST)
+    """
     WriteEmbeddings: _aio.StreamUnaryMultiCallable[_embedding_cache_pb2.WriteEmbeddingsRequest, _embedding_cache_pb2.WriteEmbeddingsResponse]  # type: ignore[assignment]
     """Keeps embeddings that the caller made: for each a header, then its chunks.
 
@@ -191,6 +212,11 @@ class EmbeddingCacheServiceAsyncStub(EmbeddingCacheServiceStub):
       INVALID_ARGUMENT (INVALID_REQUEST, DATASET_INVALID): every violation at once.
       FAILED_PRECONDITION (EXPERT_MISSING): this server hosts no such encoder.
       RESOURCE_EXHAUSTED (STORE_FULL)
+    """
+    GetEncoders: _aio.UnaryUnaryMultiCallable[_embedding_cache_pb2.GetEncodersRequest, _embedding_cache_pb2.GetEncodersResponse]  # type: ignore[assignment]
+    """Tells whose encoders are here, and all else that callers need to compute keys themselves.
+
+    Codes: only those that any RPC may end with.
     """
     GetCacheStats: _aio.UnaryUnaryMultiCallable[_embedding_cache_pb2.GetCacheStatsRequest, _embedding_cache_pb2.GetCacheStatsResponse]  # type: ignore[assignment]
     """Tells what the cache holds and did.
@@ -285,6 +311,20 @@ class EmbeddingCacheServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def FetchEmbeddings(
+        self,
+        request: _embedding_cache_pb2.FetchEmbeddingsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_embedding_cache_pb2.FetchEmbeddingsResponse, _abc.Awaitable[_embedding_cache_pb2.FetchEmbeddingsResponse]]:
+        """Returns a few embeddings in one message, quicker than ReadEmbeddings streams them.
+
+        Those that the message has no room for are named: ReadEmbeddings has them.
+
+        Codes:
+          INVALID_ARGUMENT (INVALID_REQUEST)
+        """
+
+    @_abc_1.abstractmethod
     def WriteEmbeddings(
         self,
         request_iterator: _MaybeAsyncIterator[_embedding_cache_pb2.WriteEmbeddingsRequest],
@@ -312,6 +352,17 @@ class EmbeddingCacheServiceServicer(metaclass=_abc_1.ABCMeta):
           INVALID_ARGUMENT (INVALID_REQUEST, DATASET_INVALID): every violation at once.
           FAILED_PRECONDITION (EXPERT_MISSING): this server hosts no such encoder.
           RESOURCE_EXHAUSTED (STORE_FULL)
+        """
+
+    @_abc_1.abstractmethod
+    def GetEncoders(
+        self,
+        request: _embedding_cache_pb2.GetEncodersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_embedding_cache_pb2.GetEncodersResponse, _abc.Awaitable[_embedding_cache_pb2.GetEncodersResponse]]:
+        """Tells whose encoders are here, and all else that callers need to compute keys themselves.
+
+        Codes: only those that any RPC may end with.
         """
 
     @_abc_1.abstractmethod
