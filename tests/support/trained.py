@@ -38,10 +38,10 @@ def batch_of(*texts: str | None, seed: int = 0, side: int = 8) -> Batch:
     )
 
 
-def one_step(trained: TrainedExpert, batch: Batch, *, lr: float = 0.01) -> torch.Tensor:
-    """Take one step of SGD towards predicting ones and return the loss."""
+def one_step(trained: TrainedExpert, batch: Batch, *, lr: float = 1e-3) -> torch.Tensor:
+    """Take one step of Adam towards predicting ones and return the loss."""
     parameters = [one for group in trained.groups for one in group.parameters]
-    optimizer = torch.optim.SGD(parameters, lr=lr)
+    optimizer = torch.optim.Adam(parameters, lr=lr)
     loss = (trained.predict(*batch) - 1.0).square().mean()
     torch.autograd.backward(loss)
     optimizer.step()

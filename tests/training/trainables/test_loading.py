@@ -19,12 +19,13 @@ KINDS: dict[str, dict[str, Any]] = {
     "text lora": {"method": "lora", "text_encoders": TextEncoderSpec(method="lora", rank=2)},
     "text full": {"method": "full", "text_encoders": TextEncoderSpec(method="full")},
 }
+Small = dict[str, Any]
 BOTH = ("unet", "text_encoder", "text_encoder_2")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_weights_gradients_and_moments_are_float32(kind: str, tmp_path: Path) -> None:
-    trained = load(job(run={"precision": "bf16"}, **KINDS[kind]), tmp_path)
+def test_weights_gradients_and_moments_are_float32(kind: str, small: Small, tmp_path: Path) -> None:
+    trained = load(job(**small, run={"precision": "bf16"}, **KINDS[kind]), tmp_path)
     batch = batch_of("a cat", None) if trained.trains_text else batch_of()
     parameters = [one for group in trained.groups for one in group.parameters]
     optimizer = torch.optim.AdamW(parameters, lr=1e-6)
@@ -36,8 +37,10 @@ def test_weights_gradients_and_moments_are_float32(kind: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("kind", ["dora", "text full"])
-def test_everything_that_is_trained_is_in_one_group_and_learns(kind: str, tmp_path: Path) -> None:
-    trained = load(job(**KINDS[kind]), tmp_path)
+def test_everything_that_is_trained_is_in_one_group_and_learns(
+    kind: str, small: Small, tmp_path: Path
+) -> None:
+    trained = load(job(**small, **KINDS[kind]), tmp_path)
     names = tuple(group.name for group in trained.groups)
     assert names == (BOTH if trained.trains_text else BOTH[:1])
     grouped = [id(one) for group in trained.groups for one in group.parameters]
@@ -48,30 +51,32 @@ def test_everything_that_is_trained_is_in_one_group_and_learns(kind: str, tmp_pa
     assert one_step(trained, batch) < before
 
 
-def test_frozen_weights_are_held_in_the_compute_dtype(tmp_path: Path) -> None:
-    trained = load(job(run={"precision": "bf16"}), tmp_path)
+def test_frozen_weights_are_held_in_the_compute_dtype(small: Small, tmp_path: Path) -> None:
+    trained = load(job(**small, run={"precision": "bf16"}), tmp_path)
     frozen = {one.dtype for one in trained.network.parameters() if not one.requires_grad}
     assert frozen == {torch.bfloat16}
 
 
-def test_groups_have_their_own_rates_and_decays(tmp_path: Path) -> None:
+def test_groups_have_their_own_rates_and_decays(small: Small, tmp_path: Path) -> None:
     texts = TextEncoderSpec(method="lora", learning_rate=1e-5, weight_decay=0.5)
     optimizer = OptimizerSpec(learning_rate=1e-3, weight_decay=0.1)
-    trained = load(job(text_encoders=texts, optimizer=optimizer), tmp_path)
+    trained = load(job(**small, text_encoders=texts, optimizer=optimizer), tmp_path)
     rates = {group.name: (group.learning_rate, group.weight_decay) for group in trained.groups}
     assert rates == dict(zip(BOTH, [(1e-3, 0.1), (1e-5, 0.5), (1e-5, 0.5)], strict=True))
 
 
-def test_text_encoders_take_the_optimizer_s_rate_where_they_have_none(tmp_path: Path) -> None:
-    trained = load(job(text_encoders=TextEncoderSpec(method="lora")), tmp_path)
+def test_text_encoders_take_the_optimizer_s_rate_where_they_have_none(
+    small: Small, tmp_path: Path
+) -> None:
+    trained = load(job(**small, text_encoders=TextEncoderSpec(method="lora")), tmp_path)
     assert {group.learning_rate for group in trained.groups} == {1e-4}
 
 
 @pytest.mark.parametrize("kind", ["lora", "text lora"])
-def test_checkpointing_changes_no_gradient(kind: str, tmp_path: Path) -> None:
+def test_checkpointing_changes_no_gradient(kind: str, small: Small, tmp_path: Path) -> None:
     gradients = []
     for is_on in (True, False):
-        spec = job(run={"gradient_checkpointing": is_on}, **KINDS[kind])
+        spec = job(**small, run={"gradient_checkpointing": is_on}, **KINDS[kind])
         trained = load(spec, tmp_path)
         for group in trained.groups:
             for one in group.parameters:
@@ -85,24 +90,29 @@ def test_checkpointing_changes_no_gradient(kind: str, tmp_path: Path) -> None:
         assert torch.equal(one, other)  # type: ignore[arg-type]
 
 
-def test_attention_is_torch_s_own(tmp_path: Path) -> None:
-    unet = load(job(), tmp_path).network.unet
+def test_attention_is_torch_s_own(small: Small, tmp_path: Path) -> None:
+    unet = load(
+        job(
+            **small,
+        ),
+        tmp_path,
+    ).network.unet
     assert {type(own) for own in unet.attn_processors.values()} == {AttnProcessor2_0}
 
 
 def test_the_same_seed_begins_with_the_same_factors_and_the_global_generator_stays(
-    tmp_path: Path,
+    small: Small, tmp_path: Path
 ) -> None:
     before = torch.get_rng_state()
-    states = [load(job(run={"seed": seed}), tmp_path).state() for seed in (1, 1, 2)]
+    states = [load(job(**small, run={"seed": seed}), tmp_path).state() for seed in (1, 1, 2)]
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     assert not all(torch.equal(states[0][name], states[2][name]) for name in states[0])
 
 
-def test_gaussian_init_is_gaussian(tmp_path: Path) -> None:
+def test_gaussian_init_is_gaussian(small: Small, tmp_path: Path) -> None:
     plain, gaussian = (
-        load(job(adapter=AdapterSpec(rank=4, init=init)), tmp_path).state()  # type: ignore[arg-type]
+        load(job(**small, adapter=AdapterSpec(rank=4, init=init)), tmp_path).state()  # type: ignore[arg-type]
         for init in ("default", "gaussian")
     )
     assert plain.keys() == gaussian.keys()
@@ -117,7 +127,7 @@ def test_nano_is_each_expert_s_own_model(tmp_path: Path) -> None:
     assert [Path(source).name for source in sources] == ["base", "refiner"]
 
 
-def test_a_pattern_that_matches_nothing_is_refused(tmp_path: Path) -> None:
+def test_a_pattern_that_matches_nothing_is_refused(small: Small, tmp_path: Path) -> None:
     adapter = AdapterSpec(rank_pattern={"attn9": 4}, alpha_pattern={"to_q": 1.0})
     with pytest.raises(InvalidRequest, match=r"adapter\.rank_pattern\.attn9"):
-        load(job(adapter=adapter), tmp_path)
+        load(job(**small, adapter=adapter), tmp_path)

@@ -13,7 +13,7 @@ from diptych.adapters.adapter import Component, Stage
 from diptych.adapters.naming import DEFAULT_TENANT
 from diptych.adapters.registry import Registry
 from diptych.digest import Digest
-from diptych.errors import FieldViolation, InvalidRequest
+from diptych.errors import CheckpointInvalid, FieldViolation, InvalidRequest
 from diptych.models.experts import LoadOptions, OpenExpert, load_to_train, open_expert
 from diptych.models.text_encoders import TextEncoders
 from diptych.nano.pair import model_source
@@ -119,6 +119,10 @@ def _opened(spec: JobSpec, plan: ExpertPlan, cache_dir: Path, options: LoadOptio
     if opened.schedule.edm is not None:
         description = "is a model of EDM's schedule, which is not trained here"
         raise InvalidRequest([FieldViolation(field="model.source", description=description)])
+    is_whole = "full" in {spec.method, spec.text_encoders.method}
+    if is_whole and opened.checkpoint.folder is None:
+        problem = "is no whole folder in diffusers' layout, as which a full fine-tune is written"
+        raise CheckpointInvalid(plan.source, problem)
     return opened
 
 
