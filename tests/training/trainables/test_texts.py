@@ -1,7 +1,5 @@
 """Trained encoders read texts as inference does, and have gradients."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
