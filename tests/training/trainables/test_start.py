@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
 from diffusers.utils import convert_state_dict_to_diffusers
-from peft import LoraConfig
+from peft import LoraConfig, inject_adapter_in_model
 from peft.utils import get_peft_model_state_dict
 from torch import nn
 
@@ -49,8 +49,10 @@ def publish(registry: Registry, adapter: Adapter) -> None:
     published(registry, "huggy", to_bytes(adapter))
 
 
-@pytest.mark.parametrize("target_format", ["bundle", "diffusers", "kohya", "peft"])
-@pytest.mark.parametrize("method", ["lora", "dora"])
+@pytest.mark.parametrize(
+    ("method", "target_format"),
+    [("lora", "bundle"), ("lora", "peft"), ("dora", "diffusers"), ("dora", "kohya")],
+)
 def test_an_adapter_of_any_format_goes_on_as_it_was(
     method: Any, target_format: str, small: Small, registry: Registry, tmp_path: Path
 ) -> None:
@@ -84,9 +86,8 @@ def test_a_lora_of_diffusers_own_script_goes_on_training(
         *((one, ["q_proj", "k_proj", "v_proj", "out_proj"]) for one in encoders),
     ):
         network.requires_grad_(requires_grad=False)
-        network.add_adapter(
-            LoraConfig(r=4, lora_alpha=4, init_lora_weights="gaussian", target_modules=targets)
-        )
+        config = LoraConfig(r=4, lora_alpha=4, init_lora_weights="gaussian", target_modules=targets)
+        inject_adapter_in_model(config, network)
         for one in network.parameters():
             if one.requires_grad:
                 nn.init.normal_(one, std=0.02)
