@@ -88,22 +88,13 @@ def load_trainable(
     _update(updated, spec, plan, registry=registry, tenant=tenant)
     for part, network in networks.items():
         if part not in updated:
-            network.requires_grad_(requires_grad=True)
+            network.requires_grad_()
             compute_in(network, dtype)
         for name, parameter in network.named_parameters():
             if name.startswith(unread_parts(network)):
-                parameter.requires_grad_(requires_grad=False)
-    schedule = opened.schedule
-    facts = ExpertFacts(
-        plan=plan,
-        opened=opened,
-        fingerprint=unet.fingerprint,
-        prediction_type=spec.objective.prediction_type or schedule.prediction_type,
-        zero_snr=schedule.rescale_betas_zero_snr
-        if spec.objective.zero_snr is None
-        else spec.objective.zero_snr,
-    )
+                parameter.requires_grad_(False)
     network = _network(unet.module, encoders, spec, dtype)
+    facts = _facts(spec, plan, opened, unet.fingerprint)
     return TrainedExpert(network, facts=facts, spec=spec)
 
 
@@ -167,6 +158,18 @@ def _update(
             seed=int(seed.hex[:15], 16),
         )
         add_low_rank(network, planned, options)
+
+
+def _facts(spec: JobSpec, plan: ExpertPlan, opened: OpenExpert, fingerprint: str) -> ExpertFacts:
+    schedule, asked = opened.schedule, spec.objective
+    zero_snr = schedule.rescale_betas_zero_snr if asked.zero_snr is None else asked.zero_snr
+    return ExpertFacts(
+        plan=plan,
+        opened=opened,
+        fingerprint=fingerprint,
+        prediction_type=asked.prediction_type or schedule.prediction_type,
+        zero_snr=zero_snr,
+    )
 
 
 def _method(part: Component, spec: JobSpec) -> str:
