@@ -110,10 +110,12 @@ def test_text_encoders_updates_are_peft_s(small: dict[str, Any], tmp_path: Path)
         tensors[f"{target.module}.lora_B.weight"] = own.up
     assert plain.network.texts is not None
     assert trained.network.texts is not None
-    encoder = plain.network.texts.text_encoder_2
-    assert not set_peft_model_state_dict(encoder, tensors).unexpected_keys
+    encoder: Any = plain.network.texts.text_encoder_2
+    loaded: Any = set_peft_model_state_dict(encoder, tensors)
+    assert not loaded.unexpected_keys
     ids = torch.arange(77)[None]
-    expected = trained.network.texts.text_encoder_2(ids).text_embeds
+    ours: Any = trained.network.texts.text_encoder_2
+    expected = ours(ids).text_embeds
     torch.testing.assert_close(encoder(ids).text_embeds, expected)
 
 

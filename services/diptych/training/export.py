@@ -201,5 +201,5 @@ def _digest(
             tensor = tensor_of(name).contiguous()
             state.update(canonical_bytes([part, name, str(tensor.dtype), list(tensor.shape)]))
             for piece in torch.split(tensor.flatten(), _PIECE):
-                state.update(piece.view(torch.uint8).numpy())
+                state.update(piece.view(torch.uint8).numpy().tobytes())
     return Digest(hex=state.hexdigest())

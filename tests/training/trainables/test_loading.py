@@ -94,7 +94,7 @@ def test_checkpointing_changes_no_gradient(kind: str, small: Small, tmp_path: Pa
     assert gradients[0]
     for one, other in zip(*gradients, strict=True):
         assert one is not None
-        assert torch.equal(one, other)  # type: ignore[arg-type]
+        assert torch.equal(one, other)
 
 
 def test_attention_is_torch_s_own(small: Small, tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_the_same_seed_begins_with_the_same_factors_and_the_global_generator_sta
 
 def test_gaussian_init_is_gaussian(small: Small, tmp_path: Path) -> None:
     plain, gaussian = (
-        load(job(**small, adapter=AdapterSpec(rank=4, init=init)), tmp_path).state()  # type: ignore[arg-type]
+        load(job(**small, adapter=AdapterSpec(rank=4, init=init)), tmp_path).state()
         for init in ("default", "gaussian")
     )
     assert plain.keys() == gaussian.keys()

@@ -140,7 +140,7 @@ def test_dora_begins_as_the_lora_it_goes_on_from(
     publish(registry, trained_adapter(small, tmp_path))
     batch = batch_of()
     lora, dora = (
-        load(job(**small, adapter=START, method=method), tmp_path, registry=registry)  # type: ignore[arg-type]
+        load(job(**small, adapter=START, method=method), tmp_path, registry=registry)
         for method in ("lora", "dora")
     )
     torch.testing.assert_close(lora.predict(*batch), dora.predict(*batch), rtol=0.0, atol=1e-5)
