@@ -18,7 +18,7 @@ Json = Any
 
 
 def flatten(state: object) -> tuple[dict[str, Tensor], Json]:
-    """Return the tensors of ``state``, on the CPU and by a name, and the rest of it as JSON.
+    """Return the tensors of ``state`` by a name, not copied, and the rest of it as JSON.
 
     Raises:
         TypeError: It holds what neither has a spelling for.
@@ -41,7 +41,7 @@ def restore(tensors: Mapping[str, Tensor], text: Json) -> Any:  # noqa: ANN401 -
 
 def _spelt(value: object, name: str, tensors: dict[str, Tensor]) -> Json:
     if isinstance(value, Tensor):
-        tensors[name] = value.detach().to("cpu", copy=True).contiguous()
+        tensors[name] = value.detach()
         return {"tensor": name}
     if value is None or isinstance(value, bool | int | float | str):
         return value
