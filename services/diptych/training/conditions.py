@@ -1,4 +1,4 @@
-"""What a network is told of the pictures it is trained on, besides the noisy latents."""
+"""What the network is told of a batch's images."""
 
 from dataclasses import dataclass, replace
 
@@ -10,16 +10,16 @@ __all__ = ["Conditions"]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Conditions:
-    """One batch's; either ``prompt_embeds`` and ``pooled`` are there, or ``texts``."""
+    """One batch's conditions: embeddings from the cache, or texts where encoders are trained."""
 
-    prompt_embeds: Tensor | None
-    """[B, T, D]: hidden states of both encoders, joined."""
-    pooled: Tensor | None
-    """[B, P]."""
+    prompt_embeds: Tensor | None = None
+    """[B, T, D]; None where encoders are trained."""
+    pooled: Tensor | None = None
+    """[B, P]; None where encoders are trained."""
     time_ids: Tensor
-    """[B, 6], or [B, 5] with an aesthetic score; float32 whatever the network computes in."""
-    texts: tuple[str | None, ...] | None
-    """Where text encoders are trained; None among them is a caption that was dropped."""
+    """[B, 5 or 6] float32, never half."""
+    texts: tuple[str | None, ...] | None = None
+    """By row; None in a row is the unconditional branch without a negative prompt."""
 
     def to(self, device: torch.device) -> "Conditions":
         """Return the same on ``device``."""
