@@ -11,8 +11,9 @@ import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
+from diptych.clients.async_embedding_cache import AsyncEmbeddingCacheClient
 from diptych.clients.config import ClientConfig
-from diptych.clients.embedding_cache import AsyncEmbeddingCacheClient, EmbeddingCacheClient
+from diptych.clients.embedding_cache import EmbeddingCacheClient
 from diptych.clients.embedding_values import ImageInput, ImagesCall, PromptsCall
 from diptych.digest import Digest
 from diptych.embedding_cache.ports import GoOn, Hosting, Stage, WarmOutcome
@@ -203,6 +204,13 @@ def test_stats_are_those_of_store_and_encoders(client: EmbeddingCacheClient) -> 
     stats = client.stats()
     assert (stats.tiers[0].tier, stats.tiers[0].num_entries, stats.num_damaged) == ("memory", 1, 5)
     assert (stats.encodings[0].num_encoded, stats.encodings[0].encode_s) == (1, 0.5)
+
+
+async def test_asyncio_client_is_told_the_encoders_too(
+    config: ClientConfig, encoding: FakeEncoding
+) -> None:
+    async with AsyncEmbeddingCacheClient(config) as client:
+        assert await client.encoders() == {"base": encoding.identities}
 
 
 async def test_thousand_askers_over_loopback_cause_fifty_encodes(

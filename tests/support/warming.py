@@ -28,10 +28,12 @@ from diptych.embedding_cache.settings import CacheSettings, Settings
 from diptych.embedding_cache.stores import TenantStore, TenantStores
 from diptych.embedding_cache.tally import Progress
 from diptych.embedding_cache.warm import WarmConfig, Warmer
+from diptych.embeddings.encoders import EncoderIdentities
 from diptych.embeddings.entry import Entry, TensorValue, write_entry
 from diptych.embeddings.key import EncoderIdentity, ImageRecord, Preprocessing, PromptRecord
 from diptych.embeddings.tiers import open_packs
 from diptych.errors import PromptTooLong
+from support.identities import identities_of
 from support.made_pictures import write_pictures
 
 __all__ = [
@@ -69,6 +71,10 @@ class HashEncoding:
         self.thread = ThreadPoolExecutor(1)
         self._pause_s = pause_s
 
+    @property
+    def identities(self) -> EncoderIdentities:
+        return identities_of(self.identity)
+
     def prompt_record(self, wish: PromptWish) -> PromptRecord:
         text = wish.text or ""
         if len(text) > MAX_CHARACTERS and wish.long_prompt == "error":
@@ -102,6 +108,10 @@ class Noted:
     def __init__(self, encoding: Encoding, notes: Path) -> None:
         self._encoding = encoding
         self._notes = os.open(notes, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+    @property
+    def identities(self) -> EncoderIdentities:
+        return self._encoding.identities
 
     def prompt_record(self, wish: PromptWish) -> PromptRecord:
         return self._encoding.prompt_record(wish)

@@ -9,7 +9,7 @@ from diptych.datasets.plan import Plan
 from diptych.datasets.spec import CacheMode, DatasetSpec
 from diptych.digest import Digest
 from diptych.embedding_cache.ports import Encoding, PromptWish, Stage
-from diptych.embeddings.key import EncoderIdentity, ImageRecord, Preprocessing, PromptRecord
+from diptych.embeddings.key import EncoderIdentity, ImageRecord, PromptRecord
 from diptych.errors import DatasetInvalid, FieldViolation, PromptTooLong
 
 __all__ = ["Need", "Needs", "NeedsConfig", "Shard", "list_needs", "shards_of"]
@@ -18,8 +18,6 @@ Kind = Literal["prompt", "image"]
 KINDS: Final[tuple[Kind, ...]] = ("prompt", "image")
 EVALUATION: Final = 0
 """The epoch that an evaluation set is seen in."""
-_PROBE: Final = Preprocessing(resized=(512, 512), crop=(0, 0, 512, 512))
-"""What tells whose images' keys are equal; nothing is encoded so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,12 +182,8 @@ def _alike(encodings: Mapping[Stage, Encoding], kind: Kind) -> list[list[Stage]]
     """Return the stages in groups that have the same encoders of a kind, and so the same keys."""
     groups: dict[EncoderIdentity, list[Stage]] = {}
     for stage, encoding in encodings.items():
-        record: PromptRecord | ImageRecord
-        if kind == "prompt":
-            record = encoding.prompt_record(PromptWish(text=""))
-        else:
-            record = encoding.image_record(Digest.of_bytes(b""), _PROBE)
-        groups.setdefault(record.encoder, []).append(stage)
+        found = encoding.identities
+        groups.setdefault(found.prompt if kind == "prompt" else found.image, []).append(stage)
     return list(groups.values())
 
 

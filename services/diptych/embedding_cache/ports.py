@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from diptych.digest import Digest
+from diptych.embeddings.encoders import EncoderIdentities
 from diptych.embeddings.key import ImageRecord, Preprocessing, PromptRecord
 from diptych.embeddings.memory import Held
 
@@ -177,6 +178,10 @@ class Encoding(Protocol):
 
     Returned futures are set by that thread; cancelling one that has not begun takes it back.
     """
+
+    @property
+    def identities(self) -> EncoderIdentities:
+        """Return whose encoders they are; the same for as long as the process lives."""
 
     def prompt_record(self, wish: PromptWish) -> PromptRecord:
         """Return everything that a text's embedding depends on.

@@ -16,6 +16,7 @@ from typing_extensions import override
 from diptych.digest import Digest
 from diptych.embedding_cache.answers import (
     encoded_embeddings,
+    encoders_answer,
     eviction_answer,
     stats_answer,
     warm_result,
@@ -202,6 +203,14 @@ class EmbeddingCacheService(pb_grpc.EmbeddingCacheServiceServicer):
                     yield pb.WarmDatasetResponse(result=warm_result(answer))
                 else:
                     yield pb.WarmDatasetResponse(progress=answer)
+
+    @override
+    async def GetEncoders(
+        self, request: pb.GetEncodersRequest, context: Context
+    ) -> pb.GetEncodersResponse:
+        """Tell whose encoders are here."""
+        encodings = self._opened().encodings
+        return encoders_answer({stage: one.identities for stage, one in encodings.items()})
 
     @override
     async def GetCacheStats(
