@@ -85,7 +85,7 @@ def test_each_place_in_a_batch_comes_as_often_as_asked(batch_size: int) -> None:
 
 @pytest.mark.parametrize("batch_size", BATCH_SIZES)
 def test_a_batch_has_one_draw_in_each_equal_part(batch_size: int) -> None:
-    timesteps = range(0, 24)
+    timesteps = range(24)
     drawn = draw_many(timesteps, range_probabilities(timesteps), batch_size=batch_size, num=50)
     parts = np.sort(drawn * batch_size // 24, axis=1)
     np.testing.assert_array_equal(parts, np.tile(np.arange(batch_size), (50, 1)))
@@ -97,6 +97,6 @@ def test_biased_timesteps_come_multiplier_times_as_often() -> None:
 
 
 def test_a_bias_outside_the_range_changes_nothing() -> None:
-    for biased in (range(0, 5), range(30, 40), range(0)):
+    for biased in (range(5), range(30, 40), range(0)):
         probabilities = range_probabilities(range(10, 20), multiplier=4.0, biased=biased)
         np.testing.assert_allclose(probabilities, 0.1)

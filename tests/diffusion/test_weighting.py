@@ -19,7 +19,7 @@ PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
 
 def x0_error_scale(prediction_type: str, snr: float) -> float:
-    """Return what an error of x0 becomes in the prediction, squared: solved from x_t = a x0 + s eps.
+    """Return what an error of x0 becomes in the prediction, squared.
 
     With x_t given, eps = (x_t - a x0) / s, so an error d of x0 is -(a/s) d of eps; and
     v = a eps - s x0 errs by -(a^2/s + s) d = -d / s.
