@@ -157,9 +157,9 @@ def test_loss_and_gradient_are_finite_without_signal(
     data = batch() | {"t": torch.tensor([999] * 4)}
     data["prediction"].requires_grad_()
     losses = make(spec).losses(**data)
-    losses.sum().backward()
+    (gradient,) = torch.autograd.grad(losses.sum(), data["prediction"])
     assert torch.isfinite(losses).all()
-    assert torch.isfinite(data["prediction"].grad).all()  # type: ignore[arg-type]
+    assert torch.isfinite(gradient).all()
 
 
 def test_min_snr_follows_the_trained_prediction_not_the_checkpoints() -> None:
@@ -189,7 +189,7 @@ def test_every_prediction_type_trains(prediction_type: PredictionType) -> None:
         prediction = network(seen).view_as(latents)
         loss = objective.losses(prediction, latents=latents, noise=noise, t=t).mean()
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         told.append(loss.item())
     assert np.mean(told[-10:]) < 0.6 * np.mean(told[:5])
@@ -202,7 +202,7 @@ def test_timesteps_stay_in_the_experts_range_at_every_batch_size(num: int) -> No
     assert drawn.dtype == torch.int64
     assert drawn.min() >= 350
     assert drawn.max() <= 999
-    assert drawn.unique().numel() > 250
+    assert len(set(drawn.tolist())) > 250
 
 
 def test_a_batch_covers_the_range_evenly_in_no_fixed_order() -> None:

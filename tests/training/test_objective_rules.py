@@ -48,10 +48,8 @@ def test_changes_are_none_where_training_changes_nothing() -> None:
 
 def test_changes_make_diffusers_own_scheduler_the_trained_one() -> None:
     changes = scheduler_config_changes(SDXL, trained_schedule(SDXL, TO_ZERO_SNR_V))
-    config = diffusers.DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
-    ).config
-    scheduler = diffusers.DDIMScheduler.from_config({**config, **changes})
+    config = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    scheduler = diffusers.DDIMScheduler.from_config(config | changes)
     scheduler.set_timesteps(20)
     assert scheduler.config.prediction_type == "v_prediction"
     assert scheduler.timesteps[0] == 999
