@@ -1,0 +1,81 @@
+"""Which layers get low-rank updates, and of what rank and alpha, before any is made."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from peft.utils.other import get_pattern_key
+from torch import nn
+
+from diptych.adapters.adapter import LowRank
+from diptych.errors import FieldViolation, InvalidRequest
+from diptych.training.spec import AdapterSpec, TextEncoderSpec
+
+__all__ = ["LayerPlan", "plan_text_layers", "plan_unet_layers"]
+
+_N = TypeVar("_N", int, float)
+_ATTENTION: Final = re.compile(r".+\.(to_q|to_k|to_v|to_out\.0)")
+_TEXT_ATTENTION: Final = re.compile(r".+\.self_attn\.(q_proj|k_proj|v_proj|out_proj)")
+_BLOCKS: Final = ("down_blocks.", "mid_block.", "up_blocks.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LayerPlan:
+    """What one layer gets."""
+
+    rank: int
+    alpha: float
+    start: LowRank | None = None
+    """What it begins with; None begins with no change."""
+
+
+def plan_unet_layers(unet: nn.Module, spec: AdapterSpec) -> dict[str, LayerPlan]:
+    """Return the layers of a UNet that ``spec`` names.
+
+    A pattern is matched as PEFT does: at the end of a module's name, the first that matches counts.
+
+    Raises:
+        InvalidRequest: A pattern matches none of them.
+    """
+    names = [name for name, module in unet.named_modules() if _is_target(name, module, spec)]
+    ranks = _by_pattern(names, spec.rank_pattern, "adapter.rank_pattern")
+    alphas = _by_pattern(names, spec.alpha_pattern, "adapter.alpha_pattern")
+    planned = {}
+    for name in names:
+        rank = ranks.get(name, spec.rank)
+        alpha = alphas.get(name, rank if spec.alpha is None else spec.alpha)
+        planned[name] = LayerPlan(rank=rank, alpha=float(alpha))
+    return planned
+
+
+def plan_text_layers(encoder: nn.Module, spec: TextEncoderSpec) -> dict[str, LayerPlan]:
+    """Return the attention's layers of a text encoder."""
+    alpha = float(spec.rank if spec.alpha is None else spec.alpha)
+    return {
+        name: LayerPlan(rank=spec.rank, alpha=alpha)
+        for name, module in encoder.named_modules()
+        if isinstance(module, nn.Linear) and _TEXT_ATTENTION.fullmatch(name)
+    }
+
+
+def _is_target(name: str, module: nn.Module, spec: AdapterSpec) -> bool:
+    is_linear = isinstance(module, nn.Linear)
+    if spec.targets == "attention":
+        return is_linear and bool(_ATTENTION.fullmatch(name))
+    if ".attentions." in name and is_linear:
+        return True
+    if not isinstance(module, nn.Conv2d):
+        return False
+    return spec.targets == "linear_conv" and name.startswith(_BLOCKS)
+
+
+def _by_pattern(names: Sequence[str], pattern: Mapping[str, _N], field: str) -> dict[str, _N]:
+    keys = {name: get_pattern_key(list(pattern), name) for name in names}
+    unused = sorted(pattern.keys() - set(keys.values()))
+    if unused:
+        description = "matches the name of no layer that is trained"
+        raise InvalidRequest(
+            [FieldViolation(field=f"{field}.{key}", description=description) for key in unused]
+        )
+    return {name: pattern[key] for name, key in keys.items() if key in pattern}
