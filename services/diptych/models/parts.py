@@ -82,6 +82,8 @@ class Checkpoint:
     """``unet``, ``vae``, ``text_encoder_2`` and, except for refiners, ``text_encoder``."""
     tokenizers: Mapping[str, TokenizerFiles]
     """By the name of the text encoder they belong to."""
+    folder: Path | None = None
+    """Where all of it lies in diffusers' layout; None of a single file."""
 
 
 def read_tensors(part: Part, *, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:

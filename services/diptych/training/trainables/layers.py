@@ -7,12 +7,13 @@ from typing import Final, TypeVar
 
 from peft.utils.other import get_pattern_key
 from torch import nn
+from transformers import CLIPTextModel
 
 from diptych.adapters.adapter import LowRank
 from diptych.errors import FieldViolation, InvalidRequest
 from diptych.training.spec import AdapterSpec, TextEncoderSpec
 
-__all__ = ["LayerPlan", "plan_text_layers", "plan_unet_layers"]
+__all__ = ["LayerPlan", "plan_text_layers", "plan_unet_layers", "unread_parts"]
 
 _N = TypeVar("_N", int, float)
 _ATTENTION: Final = re.compile(r".+\.(to_q|to_k|to_v|to_out\.0)")
@@ -50,13 +51,29 @@ def plan_unet_layers(unet: nn.Module, spec: AdapterSpec) -> dict[str, LayerPlan]
 
 
 def plan_text_layers(encoder: nn.Module, spec: TextEncoderSpec) -> dict[str, LayerPlan]:
-    """Return the attention's layers of a text encoder."""
+    """Return the attention's layers of a text encoder that a UNet sees something of."""
     alpha = float(spec.rank if spec.alpha is None else spec.alpha)
     return {
         name: LayerPlan(rank=spec.rank, alpha=alpha)
         for name, module in encoder.named_modules()
-        if isinstance(module, nn.Linear) and _TEXT_ATTENTION.fullmatch(name)
+        if isinstance(module, nn.Linear)
+        and _TEXT_ATTENTION.fullmatch(name)
+        and not name.startswith(unread_parts(encoder))
     }
+
+
+def unread_parts(encoder: nn.Module) -> tuple[str, ...]:
+    """Return beginnings of names of what nothing reads: after the penultimate hidden states.
+
+    Such weights get no gradient, for which processes of a group would wait. All of the encoder
+    that pools is read.
+    """
+    if not isinstance(encoder, CLIPTextModel):
+        return ()
+    last = encoder.config.num_hidden_layers - 1
+    ends = (f"encoder.layers.{last}.", "final_layer_norm.")
+    # Some versions of transformers have one more level.
+    return (*ends, *(f"text_model.{end}" for end in ends))
 
 
 def _is_target(name: str, module: nn.Module, spec: AdapterSpec) -> bool:

@@ -13,13 +13,18 @@ from diptych.adapters.adapter import Component, Stage
 from diptych.adapters.naming import DEFAULT_TENANT
 from diptych.adapters.registry import Registry
 from diptych.digest import Digest
-from diptych.errors import FieldViolation, InvalidRequest
+from diptych.errors import CheckpointInvalid, FieldViolation, InvalidRequest
 from diptych.models.experts import LoadOptions, OpenExpert, load_to_train, open_expert
 from diptych.models.text_encoders import TextEncoders
 from diptych.nano.pair import model_source
 from diptych.training.experts import ExpertPlan
 from diptych.training.spec import JobSpec
-from diptych.training.trainables.layers import LayerPlan, plan_text_layers, plan_unet_layers
+from diptych.training.trainables.layers import (
+    LayerPlan,
+    plan_text_layers,
+    plan_unet_layers,
+    unread_parts,
+)
 from diptych.training.trainables.low_rank import LowRankOptions, add_low_rank
 from diptych.training.trainables.network import ExpertNetwork
 from diptych.training.trainables.precision import compute_in
@@ -84,6 +89,9 @@ def load_trainable(
         if part not in updated:
             network.requires_grad_(requires_grad=True)
             compute_in(network, dtype)
+        for name, parameter in network.named_parameters():
+            if name.startswith(unread_parts(network)):
+                parameter.requires_grad_(requires_grad=False)
     schedule = opened.schedule
     facts = ExpertFacts(
         plan=plan,
@@ -111,6 +119,10 @@ def _opened(spec: JobSpec, plan: ExpertPlan, cache_dir: Path, options: LoadOptio
     if opened.schedule.edm is not None:
         description = "is a model of EDM's schedule, which is not trained here"
         raise InvalidRequest([FieldViolation(field="model.source", description=description)])
+    is_whole = "full" in {spec.method, spec.text_encoders.method}
+    if is_whole and opened.checkpoint.folder is None:
+        problem = "is no whole folder in diffusers' layout, as which a full fine-tune is written"
+        raise CheckpointInvalid(plan.source, problem)
     return opened
 
 
@@ -154,12 +166,9 @@ def _method(part: Component, spec: JobSpec) -> str:
 def _network(
     unet: UNet2DConditionModel, encoders: TextEncoders | None, spec: JobSpec, dtype: torch.dtype
 ) -> ExpertNetwork:
-    if spec.run.gradient_checkpointing:
+    saves_memory = spec.run.gradient_checkpointing
+    if saves_memory:
         unet.enable_gradient_checkpointing()
-        for encoder in encoders.encoders if encoders is not None else ():
-            encoder.module.gradient_checkpointing_enable(
-                gradient_checkpointing_kwargs={"use_reentrant": False}
-            )
-    texts = None if encoders is None else TrainedTexts(encoders)
-    # Only updates have a dropout; in this mode encoders compute their layers again, too.
+    texts = None if encoders is None else TrainedTexts(encoders, recompute=saves_memory)
+    # Only updates have a dropout.
     return ExpertNetwork(unet, texts, dtype=dtype).train()

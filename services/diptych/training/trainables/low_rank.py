@@ -7,9 +7,10 @@ float32: its gain is a quotient of nearly equal norms, of which bfloat16 keeps t
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import torch
@@ -78,13 +79,14 @@ def low_ranks_of(network: nn.Module) -> dict[str, LowRank]:
     return {name: _low_rank(layer) for name, layer in _lora_layers(network)}
 
 
-def merged_weights(network: nn.Module) -> dict[str, Tensor]:
-    """Return the weights of ``network`` by name, updates added to them, on the CPU."""
-    found = {name: whole(one) for name, one in network.state_dict().items() if "lora_" not in name}
-    for name, layer in _lora_layers(network):
-        delta: Tensor = layer.get_delta_weight(_NAME)  # type: ignore[operator]
-        found[f"{name}.base_layer.weight"] += whole(delta)
-    return {name.replace(".base_layer.", "."): tensor for name, tensor in found.items()}
+def merged_weights(network: nn.Module) -> dict[str, Callable[[], Tensor]]:
+    """Return what gives each weight of ``network`` with its update added: float32, on the CPU."""
+    layers = {f"{name}.base_layer.weight": layer for name, layer in _lora_layers(network)}
+    return {
+        name.replace(".base_layer.", "."): partial(_merged, tensor, layers.get(name))
+        for name, tensor in network.state_dict().items()
+        if ".lora_" not in name
+    }
 
 
 @contextmanager
@@ -133,6 +135,15 @@ def _begin(layer: LoraLayer, start: LowRank | None) -> None:
 def _set(parameter: Tensor, value: Tensor) -> None:
     with torch.no_grad():
         parameter.copy_(value.reshape(parameter.shape))
+
+
+def _merged(weight: Tensor, layer: LoraLayer | None) -> Tensor:
+    if layer is None:
+        return whole(weight)
+    own = _low_rank(layer)
+    assert own.magnitude is None
+    update = own.up @ own.down.flatten(1) * own.scale
+    return whole(weight) + update.view(weight.shape)
 
 
 def _low_rank(layer: LoraLayer) -> LowRank:

@@ -5,6 +5,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from diptych.models.text_encoders import PromptRow, TextEncoders
 
@@ -19,11 +20,24 @@ class TrainedTexts(nn.Module):
     """
 
     def __init__(
-        self, encoders: TextEncoders, *, long_prompt: Literal["truncate", "chunk"] = "truncate"
+        self,
+        encoders: TextEncoders,
+        *,
+        long_prompt: Literal["truncate", "chunk"] = "truncate",
+        recompute: bool = False,
     ) -> None:
+        """Take what is to be trained.
+
+        Args:
+            encoders: Made to be trained.
+            long_prompt: What becomes of texts beyond one window.
+            recompute: Whether gradients compute an encoder again instead of keeping its layers'
+                outputs. They are asked for last, when the UNet's own are free again.
+        """
         super().__init__()
         self._encoders = encoders
         self._long_prompt = long_prompt
+        self._recompute = recompute
         for encoder in encoders.encoders:
             self.add_module(encoder.name, encoder.module)
 
@@ -47,16 +61,23 @@ class TrainedTexts(nn.Module):
                     [] if plan.ids is None else plan.ids[position], num_windows
                 )
             ]
-            output = encoder.module(
-                torch.tensor(windows, device=encoder.device), output_hidden_states=True
-            )
-            states = output.hidden_states[-2]
+            ids = torch.tensor(windows, device=encoder.device)
+            if self._recompute:
+                states, pools = checkpoint(_read, encoder.module, ids, use_reentrant=False)
+            else:
+                states, pools = _read(encoder.module, ids)
             hidden.append(states.reshape(len(rows), -1, states.shape[-1]))
             if encoder.pools:
-                pooled = output.text_embeds.view(len(rows), num_windows, -1)[:, 0]
+                pooled = pools.view(len(rows), num_windows, -1)[:, 0]
         assert pooled is not None
         joined = torch.cat(hidden, dim=-1)
         return (
             torch.where(is_told[:, None, None], joined, torch.zeros_like(joined)),
             torch.where(is_told[:, None], pooled, torch.zeros_like(pooled)),
         )
+
+
+def _read(module: nn.Module, ids: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return penultimate hidden states [N, 77, D] and, of the encoder that pools, [N, P]."""
+    output = module(ids, output_hidden_states=True)
+    return output.hidden_states[-2], getattr(output, "text_embeds", None)
