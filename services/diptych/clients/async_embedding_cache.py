@@ -22,9 +22,6 @@ from diptych.clients.embedding_messages import (
     read_evicted,
     read_keys,
     read_stats,
-    warm_request,
-    warmed,
-    whole,
 )
 from diptych.clients.embedding_values import (
     CacheStats,
@@ -32,11 +29,13 @@ from diptych.clients.embedding_values import (
     Evicted,
     ImagesCall,
     PromptsCall,
+    WarmCall,
     WarmResult,
     Written,
 )
 from diptych.clients.encoder_messages import read_encoders
 from diptych.clients.readiness import wait_until_ready_async
+from diptych.clients.warm_messages import warm_request, warmed, whole
 from diptych.digest import Digest
 from diptych.embeddings.encoders import EncoderIdentities
 from diptych.errors import EmbeddingMissing
@@ -117,14 +116,13 @@ class AsyncEmbeddingCacheClient:
 
     async def warm(
         self,
-        manifest: str,
+        call: WarmCall,
         *,
-        stages: Sequence[str] = (),
         progress: OnProgress | None = None,
         timeout_s: float | None = None,
     ) -> WarmResult:
         """Encode what a dataset needs and return what came of it."""
-        request = warm_request(manifest, stages, str(uuid.uuid4()))
+        request = warm_request(call, str(uuid.uuid4()))
         options = call_options(self._config, request.request_id, timeout_s)
         messages = self._stub.WarmDataset(request, **options)
         result: WarmResult | None = None

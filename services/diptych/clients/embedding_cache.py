@@ -23,9 +23,6 @@ from diptych.clients.embedding_messages import (
     read_evicted,
     read_keys,
     read_stats,
-    warm_request,
-    warmed,
-    whole,
     write_messages,
 )
 from diptych.clients.embedding_values import (
@@ -34,6 +31,7 @@ from diptych.clients.embedding_values import (
     Evicted,
     ImagesCall,
     PromptsCall,
+    WarmCall,
     WarmResult,
     Written,
 )
@@ -41,6 +39,7 @@ from diptych.clients.encoder_messages import read_encoders
 from diptych.clients.prefetching import read_ahead
 from diptych.clients.readiness import wait_until_ready
 from diptych.clients.sending import Sending
+from diptych.clients.warm_messages import warm_request, warmed, whole
 from diptych.digest import Digest
 from diptych.embeddings.encoders import EncoderIdentities
 from diptych.errors import DiptychError, EmbeddingMissing
@@ -133,14 +132,13 @@ class EmbeddingCacheClient:
 
     def warm(
         self,
-        manifest: str,
+        call: WarmCall,
         *,
-        stages: Sequence[str] = (),
         progress: OnProgress | None = None,
         timeout_s: float | None = None,
     ) -> WarmResult:
         """Encode what a dataset needs and return what came of it; raises as the others do."""
-        request = warm_request(manifest, stages, str(uuid.uuid4()))
+        request = warm_request(call, str(uuid.uuid4()))
         options = call_options(self._config, request.request_id, timeout_s)
         messages = self._stub.WarmDataset(request, **options)
         result: WarmResult | None = None

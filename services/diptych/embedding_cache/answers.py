@@ -79,6 +79,10 @@ def warm_result(outcome: WarmOutcome) -> pb.WarmResult:
             pb.WarmFailure(item=item, problem=problem)
             for item, problem in outcome.failures[:MAX_FAILURES]
         ],
+        num_cut=outcome.num_cut,
+        left_out=[
+            pb.WarmOmission(what=what, why=why) for what, why in outcome.left_out[:MAX_FAILURES]
+        ],
     )
 
 

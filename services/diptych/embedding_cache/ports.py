@@ -4,7 +4,7 @@ import enum
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from diptych.digest import Digest
 from diptych.embeddings.encoders import EncoderIdentities
@@ -18,12 +18,14 @@ __all__ = [
     "Found",
     "GoOn",
     "Hosting",
+    "NeedsConfig",
     "PromptWish",
     "Reclaimed",
     "Stage",
     "Store",
     "StoreCounts",
     "TierCounts",
+    "WarmOrder",
     "WarmOutcome",
     "WarmStore",
     "Warming",
@@ -237,6 +239,31 @@ class WarmStore(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NeedsConfig:
+    """What of a run decides which embeddings it asks for."""
+
+    num_epochs: int = 1
+    """That are warmed up for; where no crop and no flip is drawn, every epoch sees the same."""
+    batch_size: int = 1
+    """The job's: buckets with fewer images than that are merged."""
+    long_prompt: Literal["truncate", "chunk"] = "truncate"
+    """What is done with captions beyond the encoders' window."""
+    force: bool = False
+    """Whether datasets that are encoded on demand are encoded all the same."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WarmOrder:
+    """What a caller wants warmed up."""
+
+    manifest: str
+    """A dataset's, its text."""
+    stages: tuple[Stage, ...]
+    """Whose encoders."""
+    needs: NeedsConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WarmOutcome:
     """What came of a warm-up."""
 
@@ -257,8 +284,7 @@ class Warming(Protocol):
 
     def warm(
         self,
-        manifest: str,
-        stages: Sequence[Stage],
+        order: WarmOrder,
         *,
         tenant: str,
         go_on: GoOn,

@@ -222,7 +222,8 @@ class TextEncoders:
     @property
     def pooled_dim(self) -> int:
         """Width P of the pooled embedding."""
-        width: int = self.encoders[-1].module.config.projection_dim
+        width = self.encoders[-1].module.config.projection_dim
+        assert width is not None, "the one that pools projects"
         return width
 
     @property

@@ -692,6 +692,10 @@ class WarmDatasetRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     MANIFEST_FIELD_NUMBER: _builtins.int
     STAGES_FIELD_NUMBER: _builtins.int
+    BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    NUM_EPOCHS_FIELD_NUMBER: _builtins.int
+    LONG_PROMPT_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """A UUID that names the call in logs (AIP-155). Empty: the server draws one."""
     manifest: _builtins.str
@@ -699,6 +703,14 @@ class WarmDatasetRequest(_message.Message):
     folder, its S3 prefixes among those that the server's settings allow. A server fetches no urls
     and nothing from hubs for its callers.
     """
+    batch_size: _builtins.int
+    """The job's, at most 65,536: buckets with fewer images than that are merged. 0: 1."""
+    num_epochs: _builtins.int
+    """Epochs to warm up for, at most 1000, where each crops or flips anew. 0: 1."""
+    long_prompt: _types_pb2.LongPrompt.ValueType
+    """What to do with captions beyond the encoders' window. Default TRUNCATE; ERROR is refused."""
+    force: _builtins.bool
+    """Encode datasets that are encoded on demand too."""
     @_builtins.property
     def stages(self) -> _containers.RepeatedScalarFieldContainer[Global___EncoderStage.ValueType]:
         """Encoders to warm up for. Empty: of every expert that this server hosts."""
@@ -709,10 +721,14 @@ class WarmDatasetRequest(_message.Message):
         request_id: _builtins.str = ...,
         manifest: _builtins.str = ...,
         stages: _abc.Iterable[Global___EncoderStage.ValueType] | None = ...,
+        batch_size: _builtins.int = ...,
+        num_epochs: _builtins.int = ...,
+        long_prompt: _types_pb2.LongPrompt.ValueType = ...,
+        force: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["manifest", b"manifest", "request_id", b"request_id", "stages", b"stages"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "force", b"force", "long_prompt", b"long_prompt", "manifest", b"manifest", "num_epochs", b"num_epochs", "request_id", b"request_id", "stages", b"stages"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -796,6 +812,8 @@ class WarmResult(_message.Message):
     NUM_ENCODED_FIELD_NUMBER: _builtins.int
     FAILURES_FIELD_NUMBER: _builtins.int
     NUM_FAILED_FIELD_NUMBER: _builtins.int
+    NUM_CUT_FIELD_NUMBER: _builtins.int
+    LEFT_OUT_FIELD_NUMBER: _builtins.int
     dataset: _builtins.bytes
     """SHA-256 of the dataset's index, 32 bytes; the embeddings are kept under its name."""
     num_total: _builtins.int
@@ -806,9 +824,15 @@ class WarmResult(_message.Message):
     """Of those, this call made."""
     num_failed: _builtins.int
     """Images that cannot be used, all."""
+    num_cut: _builtins.int
+    """Captions that are longer than the encoders' window, and lost their end."""
     @_builtins.property
     def failures(self) -> _containers.RepeatedCompositeFieldContainer[Global___WarmFailure]:
         """Images that cannot be used, the first thousand."""
+
+    @_builtins.property
+    def left_out(self) -> _containers.RepeatedCompositeFieldContainer[Global___WarmOmission]:
+        """What nothing is made of, the first thousand."""
 
     def __init__(
         self,
@@ -819,14 +843,42 @@ class WarmResult(_message.Message):
         num_encoded: _builtins.int = ...,
         failures: _abc.Iterable[Global___WarmFailure] | None = ...,
         num_failed: _builtins.int = ...,
+        num_cut: _builtins.int = ...,
+        left_out: _abc.Iterable[Global___WarmOmission] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "failures", b"failures", "num_encoded", b"num_encoded", "num_failed", b"num_failed", "num_present", b"num_present", "num_total", b"num_total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "failures", b"failures", "left_out", b"left_out", "num_cut", b"num_cut", "num_encoded", b"num_encoded", "num_failed", b"num_failed", "num_present", b"num_present", "num_total", b"num_total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WarmResult: _TypeAlias = WarmResult  # noqa: Y015
+
+@_typing.final
+class WarmOmission(_message.Message):
+    """A part of a dataset that nothing is made of, because its cache mode says so."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WHAT_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    what: _builtins.str
+    """Dataset and kind of embedding."""
+    why: _builtins.str
+    """Which mode it is."""
+    def __init__(
+        self,
+        *,
+        what: _builtins.str = ...,
+        why: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["what", b"what", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WarmOmission: _TypeAlias = WarmOmission  # noqa: Y015
 
 @_typing.final
 class WarmFailure(_message.Message):
