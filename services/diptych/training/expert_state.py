@@ -22,14 +22,16 @@ from diptych.training.lr_schedules import (
     make_lr_schedule,
 )
 from diptych.training.optimizer_state import load_optimizer_state, optimizer_state
-from diptych.training.optimizers import make_optimizer
+from diptych.training.optimizers import averaged_weights, make_optimizer
 from diptych.training.spec import JobSpec
 from diptych.training.timestep_counts import TimestepCounts
 from diptych.training.trainables.trainable import Trainable
 
-__all__ = ["ExpertState"]
+__all__ = ["RESULT", "ExpertState"]
 
 _COUNTS: Final = "counts"
+RESULT: Final = "result"
+"""Part of a finished expert's checkpoint: what is exported, where that is an average of weights."""
 
 
 class ExpertState:
@@ -69,6 +71,7 @@ class ExpertState:
         self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=is_scaled)
         self.ema = None if spec.run.ema is None else Ema(self.parameters, spec.run.ema)
         self.counts = TimestepCounts(plan.timesteps)
+        self._is_averaged = self.ema is not None or spec.optimizer.name == "schedule_free_adamw"
         self.step = 0
         self.position = Position()
         self._place, self._accelerator = place, accelerator
@@ -89,6 +92,10 @@ class ExpertState:
         }
         if self.ema is not None:
             parts["ema"] = _whole(self.ema.state())
+        if self.step >= self.num_steps and self._is_averaged:
+            average = averaged_weights(self.optimizer) if self.ema is None else self.ema.swapped()
+            with average:
+                parts[RESULT] = self.trainable.state()
         return Checkpoint(
             expert=self.plan.expert,
             place=self._place,

@@ -6,7 +6,7 @@ from a generator that is named by that number.
 """
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -109,7 +109,7 @@ class Feeder:
         self._sampler, self._plans = sampler, plans
         self._embeddings, self._files, self._config = embeddings, files, config
 
-    def steps(self, start: Position | None = None) -> Iterator[FedStep]:
+    def steps(self, start: Position | None = None) -> Generator[FedStep]:
         """Yield the steps from ``start`` in order; what a thread raises is raised in its place.
 
         Raises:
