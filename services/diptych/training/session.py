@@ -17,7 +17,7 @@ from diptych.datasets.manifest import write_manifest
 from diptych.datasets.places import Places
 from diptych.datasets.plan import Plan, make_plans
 from diptych.digest import Digest
-from diptych.errors import DatasetInvalid, FailedPrecondition
+from diptych.errors import DatasetInvalid, InvalidRequest
 from diptych.rpc.channel import ChannelConfig
 from diptych.training.checkpoints import Checkpoint, Checkpoints
 from diptych.training.events import EventKind
@@ -164,7 +164,7 @@ class Session:
         )
         try:
             found = cache.warm(call, progress=self._go_on, timeout_s=math.inf)
-        except (DatasetInvalid, FailedPrecondition) as error:
+        except (DatasetInvalid, InvalidRequest) as error:
             message = f"the cache does not read the dataset; embeddings are made while training: {error}"
             self._reporter.warn("CACHE_NOT_WARMED", message)
             return _Dataset(plans=plans)
