@@ -19,9 +19,15 @@ __all__ = ["a_session", "a_task", "an_attempt", "events_of", "nano_cache", "run_
 
 
 @contextmanager
-def nano_cache(home: Path, *, base: str = "nano/base-single") -> Iterator[str]:
+def nano_cache(home: Path, *, dataset_dir: Path | None = Path("/")) -> Iterator[str]:
     """Serve the nano model's encoders, which may read datasets anywhere; give the address."""
-    own = CacheSettings(port=0, metrics_port=None, base=base, refiner=None, dataset_dir=Path("/"))
+    own = CacheSettings(
+        port=0,
+        metrics_port=None,
+        base="nano/base-single",
+        refiner=None,
+        dataset_dir=dataset_dir,
+    )
     server = BackgroundCache(Settings(home=home, cache=own))
     server.start(timeout_s=100.0)
     try:

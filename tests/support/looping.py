@@ -6,6 +6,7 @@ Run as a program it is one of several processes that train together.
 import json
 import sys
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -130,7 +131,8 @@ def trained(
         num_ranks=accelerator.num_processes,
     )
     feeder = a_feeder(some_plans(data, more), config, num_epochs=1000)
-    loop.run(feeder.steps(loop.state.position))
+    with closing(feeder.steps(loop.state.position)) as steps:
+        loop.run(steps)
     return loop
 
 
