@@ -13,8 +13,8 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from diptych.datasets.spec import Manifest
-from diptych.digest import Digest
 from diptych.diffusion.schedule import NoiseSchedule
+from diptych.digest import Digest
 from diptych.storage.local import LocalBlobs
 from diptych.training.checkpoints import Checkpoints
 from diptych.training.events import EventKind
@@ -52,7 +52,9 @@ class Ears:
         return [data for one, data in self.told if one is kind]
 
 
-def a_job(*, num_steps: int = 8, run: Mapping[str, object] | None = None, **more: object) -> JobSpec:
+def a_job(
+    *, num_steps: int = 8, run: Mapping[str, object] | None = None, **more: object
+) -> JobSpec:
     """Return a job of float32 on a CPU."""
     own = {"num_steps": num_steps, "precision": "fp32", "gradient_checkpointing": False}
     return JobSpec(

@@ -90,7 +90,12 @@ def test_every_kind_goes_on_bit_for_bit(kind: str, tmp_path: Path) -> None:
 
 def a_state(spec: JobSpec, *, num_steps: int = 8) -> ExpertState:
     return ExpertState(
-        SmallTrainable(), spec, PLAN, place=0, num_steps=num_steps, accelerator=Accelerator(cpu=True)
+        SmallTrainable(),
+        spec,
+        PLAN,
+        place=0,
+        num_steps=num_steps,
+        accelerator=Accelerator(cpu=True),
     )
 
 

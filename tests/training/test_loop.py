@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,7 +17,7 @@ from diptych.training.events import EventKind
 from diptych.training.feeding import FedStep
 from diptych.training.loop import LoopConfig
 from diptych.training.objective import Objective
-from diptych.training.spec import EmaSpec, JobSpec, LrScheduleSpec, ObjectiveSpec, OptimizerSpec
+from diptych.training.spec import EmaSpec, LrScheduleSpec, ObjectiveSpec, OptimizerSpec
 from support.fed import FEED, a_feeder, some_plans
 from support.full_disk import files_no_larger_than
 from support.looping import PLAN, SCHEDULE, Ears, Stops, a_job, a_loop, checkpoints_in, trained
@@ -236,9 +235,7 @@ def test_a_disk_that_is_full_keeps_the_checkpoint_before(data: Path, tmp_path: P
     assert found.step == 2
 
 
-def test_regularisation_pulls_towards_the_model_before_training(
-    data: Path, tmp_path: Path
-) -> None:
+def test_regularisation_pulls_towards_the_model_before_training(data: Path, tmp_path: Path) -> None:
     config = LoopConfig(draws=FEED.draws, regularisation_weight=0.5)
     plans = some_plans(data, "kind: regularisation")
     step = next(a_feeder(plans).steps())
@@ -276,14 +273,14 @@ def train_in_processes(num: int, data: Path, folder: Path) -> list[float]:
     port = probe.port
     del probe
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(num)}
-    shared |= {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    shared |= {"PYTHONPATH": ":".join(sys.path), "OMP_NUM_THREADS": "1", "PATH": ""}
     shared |= {"ACCELERATE_USE_CPU": "true"}
     command = [sys.executable, "-m", "support.looping"]
     command += [str(data), str(folder)]
     running = [
         subprocess.Popen(
             command,
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
             text=True,
         )

@@ -1,11 +1,11 @@
 """The worker's process: its leash, its lock, and what it says of errors."""
 
-import json
-import os
-import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from threading import Event
 
 import pytest
 import torch
@@ -19,12 +19,18 @@ from diptych.errors import (
     SourceUnavailable,
     StoreFull,
 )
+from diptych.training import session, worker
 from diptych.training.task import AttemptFolder, Outcome, WorkerTask
 from diptych.training.worker import LET_GO, failure, held_lock
 from support.jobs import a_task, an_attempt
 
-STARTED = "from diptych.training import worker; worker._train = lambda *_: {body}; "
-WAITING = STARTED.format(body="__import__('threading').Event().wait(60)")
+WAITING = """
+from threading import Event
+from diptych.training import worker
+worker._train = lambda *_: Event().wait(60)
+worker.main()
+"""
+"""A worker that would train for ever."""
 
 
 @pytest.mark.parametrize(
@@ -42,7 +48,9 @@ WAITING = STARTED.format(body="__import__('threading').Event().wait(60)")
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_an_error_is_the_users_where_it_would_come_again(
-    error: BaseException, reason: str, is_users: bool  # noqa: FBT001
+    error: BaseException,
+    reason: str,
+    is_users: bool,
 ) -> None:
     found = failure(error)
     assert (found.ending, found.reason, found.is_users) == ("failed", reason, is_users)
@@ -60,58 +68,71 @@ def test_a_second_worker_waits_for_the_first_ones_lock(tmp_path: Path) -> None:
         return len(asked) < 3
 
     lock = tmp_path / "lock"
-    with held_lock(lock, go_on) as first:
-        with held_lock(lock, go_on) as second:
-            assert (first, second) == (True, False)
+    with held_lock(lock, go_on) as first, held_lock(lock, go_on) as second:
+        assert (first, second) == (True, False)
     with held_lock(lock, go_on) as third:
         assert third
 
 
-def started(code: str, folder: AttemptFolder) -> "subprocess.Popen[bytes]":
-    program = f"{code} import sys; sys.exit(worker.main([{str(folder.path)!r}]))"
-    return subprocess.Popen(
-        [sys.executable, "-c", program],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
-    )
-
-
 def test_a_worker_without_an_owner_ends_at_once(tmp_path: Path) -> None:
     folder = an_attempt(a_task(tmp_path, "127.0.0.1:1"))
-    process = started(WAITING, folder)
+    process = subprocess.Popen(
+        [sys.executable, "-c", WAITING, str(folder.path)],
+        stdin=subprocess.PIPE,
+        env={"PYTHONPATH": ":".join(sys.path), "PATH": ""},
+    )
     assert process.stdin is not None
     process.stdin.close()
     assert process.wait(60) == LET_GO
     assert not folder.outcome.exists()
 
 
-def test_a_worker_whose_cache_is_gone_says_so(tmp_path: Path) -> None:
-    folder = an_attempt(a_task(tmp_path, "127.0.0.1:1"))
-    code = "import diptych.training.session as s; s._CACHE_READY_S = 0.5; "
-    process = started(f"{code}from diptych.training import worker;", folder)
-    assert process.wait(100) == 1
-    outcome = Outcome.from_json(folder.outcome.read_text())
-    assert (outcome.ending, outcome.is_users) == ("failed", False)
+@pytest.fixture
+def arithmetic() -> Iterator[None]:
+    """Leave the process's arithmetic as it was."""
+    before = torch.are_deterministic_algorithms_enabled()
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
+def outcome_of(folder: AttemptFolder, *, is_preempted: bool = False) -> tuple[int, Outcome]:
+    """Do an attempt in this process; return the exit status and what is written."""
+    preempted = Event()
+    if is_preempted:
+        preempted.set()
+    task = WorkerTask.from_json(folder.task.read_text())
+    status = worker._train(task, folder, preempted)
+    return status, Outcome.from_json(folder.outcome.read_text())
+
+
+@pytest.mark.usefixtures("arithmetic")
+def test_a_worker_whose_cache_is_gone_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "_CACHE_READY_S", 0.5)
+    status, outcome = outcome_of(an_attempt(a_task(tmp_path, "127.0.0.1:1")))
+    assert (status, outcome.ending, outcome.is_users) == (1, "failed", False)
     assert outcome.reason == "SERVER_UNREACHABLE"
 
 
+@pytest.mark.usefixtures("arithmetic")
 def test_a_worker_that_waits_for_the_lock_can_be_preempted(tmp_path: Path) -> None:
     folder = an_attempt(a_task(tmp_path, "127.0.0.1:1"))
     with held_lock(folder.lock, lambda: False):
-        process = started("from diptych.training import worker;", folder)
-        while not folder.heartbeat.exists() and process.poll() is None:
-            signal.sigtimedwait([], 0.1)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
-    assert Outcome.from_json(folder.outcome.read_text()).ending == "preempted"
+        status, outcome = outcome_of(folder, is_preempted=True)
+    assert (status, outcome.ending) == (0, "preempted")
 
 
+@pytest.mark.usefixtures("arithmetic")
 def test_a_spec_that_is_none_is_the_users_fault(tmp_path: Path) -> None:
-    task = a_task(tmp_path, "127.0.0.1:1")
-    plain = json.loads(task.to_json())
-    folder = an_attempt(WorkerTask(**(plain | {"spec": "{}"})))
-    process = started("from diptych.training import worker;", folder)
-    assert process.wait(100) == 1
-    outcome = Outcome.from_json(folder.outcome.read_text())
-    assert (outcome.reason, outcome.is_users) == ("JOB_INVALID", True)
+    folder = an_attempt(replace(a_task(tmp_path, "127.0.0.1:1"), spec="{}"))
+    status, outcome = outcome_of(folder)
+    assert (status, outcome.reason, outcome.is_users) == (1, "JOB_INVALID", True)
+
+
+@pytest.mark.usefixtures("arithmetic")
+def test_what_another_process_said_of_the_end_stays(tmp_path: Path) -> None:
+    folder = an_attempt(replace(a_task(tmp_path, "127.0.0.1:1"), spec="{}"))
+    first = Outcome(ending="failed", reason="IMAGE_INVALID", message="of another", is_users=True)
+    folder.outcome.write_text(first.to_json())
+    assert outcome_of(folder) == (1, first)
