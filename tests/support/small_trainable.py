@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from diptych.training.conditions import Conditions
 from diptych.training.trainables.trainable import ParameterGroup
+from diptych.training.trainables.whole_tensors import fill, whole
 
 __all__ = ["SmallTrainable"]
 
@@ -76,9 +77,8 @@ class SmallTrainable:
             self.load_state(trained)
 
     def state(self) -> dict[str, Tensor]:
-        return {name: one.detach().clone() for name, one in self.network.named_parameters()}
+        return {name: whole(one) for name, one in self.network.named_parameters()}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        with torch.no_grad():
-            for name, parameter in self.network.named_parameters():
-                parameter.copy_(tensors[name])
+        for name, parameter in self.network.named_parameters():
+            fill(parameter, tensors[name])

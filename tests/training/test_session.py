@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from diptych.adapters.naming import Stage
 from diptych.digest import Digest
-from diptych.errors import EncodersMismatch, ResumeMismatch
+from diptych.errors import EncodersMismatch, InvalidRequest, ResumeMismatch
 from diptych.models.trained_experts import find_expert
 from diptych.storage.local import LocalBlobs
 from diptych.training.checkpoints import Checkpoints
@@ -122,6 +122,13 @@ def test_a_session_asked_to_stop_while_it_prepares_leaves_nothing(
     spec = Digest.of_bytes(task.spec.encode())
     blobs = LocalBlobs(folder.checkpoints)
     assert Checkpoints(blobs, spec=spec, keep=1, warn=lambda *_: None).latest() is None
+
+
+def test_two_experts_at_once_are_refused(tmp_path: Path) -> None:
+    run = {"side_by_side": True, "num_devices": 2}
+    task = a_task(tmp_path, "127.0.0.1:1", stage="both", boundary=0.65, run=run)
+    with pytest.raises(InvalidRequest, match=r"run\.side_by_side"):
+        a_session(task, an_attempt(task))
 
 
 def test_a_cache_that_reads_no_datasets_is_warned_of_and_asked_while_training(

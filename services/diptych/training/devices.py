@@ -6,12 +6,13 @@ from typing import Final
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import FullyShardedDataParallelPlugin, InitProcessGroupKwargs
+from torch import nn
 
 from diptych.models.placement import choose_device
 from diptych.training.spec import JobSpec
 from diptych.training.task import WorkerTask
 
-__all__ = ["make_accelerator"]
+__all__ = ["joined", "make_accelerator"]
 
 _SHARDED_LAYERS: Final = ("BasicTransformerBlock", "ResnetBlock2D", "CLIPEncoderLayer")
 """Classes whose instances are gathered one at a time where weights are spread."""
@@ -48,6 +49,21 @@ def make_accelerator(task: WorkerTask, spec: JobSpec, *, timeout: timedelta) -> 
             ),
         ],
     )
+
+
+def joined(accelerator: Accelerator, network: nn.Module) -> nn.Module:
+    """Return ``network`` as the accelerator's processes train it together.
+
+    Where weights are spread, this replaces the network's parameters.
+    """
+    if not accelerator.is_fsdp2:
+        whole: nn.Module = accelerator.prepare(network)
+        return whole
+    # accelerate insists on an optimizer beside the network; ours is made of the spread weights.
+    trained = [one for one in network.parameters() if one.requires_grad]
+    spread, _ = accelerator.prepare(network, torch.optim.SGD(trained, lr=1.0))
+    assert isinstance(spread, nn.Module)
+    return spread
 
 
 def _sharding() -> FullyShardedDataParallelPlugin:

@@ -17,7 +17,7 @@ from diptych.datasets.manifest import write_manifest
 from diptych.datasets.places import Places
 from diptych.datasets.plan import Plan, make_plans
 from diptych.digest import Digest
-from diptych.errors import DatasetInvalid, InvalidRequest
+from diptych.errors import DatasetInvalid, FieldViolation, InvalidRequest
 from diptych.rpc.channel import ChannelConfig
 from diptych.training.checkpoints import Checkpoint, Checkpoints
 from diptych.training.events import EventKind
@@ -93,7 +93,15 @@ class Session:
             accelerator: Joins the processes of the worker.
             reporter: Hears what happens.
             is_preempted: Whether SIGTERM came.
+
+        Raises:
+            InvalidRequest: Two experts are to be trained at once.
+            SettingInvalid: A store cannot be opened.
         """
+        if spec.run.side_by_side:
+            description = "is not done yet: experts are trained one after the other"
+            violation = FieldViolation(field="run.side_by_side", description=description)
+            raise InvalidRequest([violation])
         self._task, self._spec, self._accelerator = task, spec, accelerator
         self._reporter, self._is_preempted = reporter, is_preempted
         self._checkpoints = Checkpoints(
