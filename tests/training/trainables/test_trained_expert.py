@@ -9,7 +9,6 @@ import torch
 from diptych.errors import CheckpointInvalid
 from diptych.models.experts import load_experts
 from diptych.training.spec import AdapterSpec, TextEncoderSpec
-from diptych.training.trainables.trainable import Trainable
 from support.trained import batch_of, load, one_step
 from support.trained_jobs import job
 
@@ -93,6 +92,10 @@ def test_before_the_first_step_it_predicts_what_is_served(
     torch.testing.assert_close(predicted, served, rtol=0.0, atol=tolerance)
 
 
-def test_it_is_what_the_loop_asks_for(small: Small, tmp_path: Path) -> None:
-    trained: Trainable = load(job(**small), tmp_path)
-    assert trained.modules is not None
+def test_predicts_with_what_the_loop_made_of_its_modules(small: Small, tmp_path: Path) -> None:
+    trained = load(job(**small), tmp_path)
+    names = trained.state().keys()
+    trained.modules = torch.nn.Sequential(torch.nn.Linear(1, 1), trained.modules)
+    trained.modules.forward = lambda *_: torch.ones(1)  # type: ignore[method-assign]
+    assert trained.predict(*batch_of()) == 1.0
+    assert trained.state().keys() == names

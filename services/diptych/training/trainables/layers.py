@@ -18,6 +18,7 @@ __all__ = ["LayerPlan", "plan_text_layers", "plan_unet_layers", "unread_parts"]
 _N = TypeVar("_N", int, float)
 _ATTENTION: Final = re.compile(r".+\.(to_q|to_k|to_v|to_out\.0)")
 _TEXT_ATTENTION: Final = re.compile(r".+\.self_attn\.(q_proj|k_proj|v_proj|out_proj)")
+_MATCHES_NOTHING: Final = "decides of no layer that is trained"
 _BLOCKS: Final = ("down_blocks.", "mid_block.", "up_blocks.")
 
 
@@ -40,8 +41,18 @@ def plan_unet_layers(unet: nn.Module, spec: AdapterSpec) -> dict[str, LayerPlan]
         InvalidRequest: A pattern matches none of them.
     """
     names = [name for name, module in unet.named_modules() if _is_target(name, module, spec)]
-    ranks = _by_pattern(names, spec.rank_pattern, "adapter.rank_pattern")
-    alphas = _by_pattern(names, spec.alpha_pattern, "adapter.alpha_pattern")
+    ranks, alphas = _matched(names, spec.rank_pattern), _matched(names, spec.alpha_pattern)
+    unused = [
+        FieldViolation(field=f"adapter.{field}.{key}", description=_MATCHES_NOTHING)
+        for field, pattern in (
+            ("rank_pattern", spec.rank_pattern),
+            ("alpha_pattern", spec.alpha_pattern),
+        )
+        for key in pattern
+        if all(key != get_pattern_key(list(pattern), name) for name in names)
+    ]
+    if unused:
+        raise InvalidRequest(unused)
     planned = {}
     for name in names:
         rank = ranks.get(name, spec.rank)
@@ -87,12 +98,6 @@ def _is_target(name: str, module: nn.Module, spec: AdapterSpec) -> bool:
     return spec.targets == "linear_conv" and name.startswith(_BLOCKS)
 
 
-def _by_pattern(names: Sequence[str], pattern: Mapping[str, _N], field: str) -> dict[str, _N]:
+def _matched(names: Sequence[str], pattern: Mapping[str, _N]) -> dict[str, _N]:
     keys = {name: get_pattern_key(list(pattern), name) for name in names}
-    unused = sorted(pattern.keys() - set(keys.values()))
-    if unused:
-        description = "matches the name of no layer that is trained"
-        raise InvalidRequest(
-            [FieldViolation(field=f"{field}.{key}", description=description) for key in unused]
-        )
     return {name: pattern[key] for name, key in keys.items() if key in pattern}
