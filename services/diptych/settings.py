@@ -38,7 +38,7 @@ PREFIX: Final = "DIPTYCH_"
 CONFIG_VARIABLE: Final = "DIPTYCH_CONFIG"
 """Names the YAML file when no argument does."""
 
-SECTIONS: Final = frozenset({"cache", "inference"})
+SECTIONS: Final = frozenset({"cache", "inference", "training"})
 """Names of the services' sections."""
 
 DEVICE: Final = re.compile(r"auto|cpu|cuda(:\d{1,3})?")
