@@ -12,6 +12,7 @@ DiptychError
 │   ├── DigestMismatch         bytes that are not what their sender named
 │   ├── EmbeddingInvalid       bytes that are not an embedding
 │   ├── ImageInvalid           bytes that are not a picture we can read
+│   ├── JobInvalid             a training job that cannot be run, every violation at once
 │   └── SettingInvalid         a setting of the process itself
 ├── Unauthenticated
 │   └── TokenRefused           no token, or none that this server knows
@@ -99,6 +100,7 @@ __all__ = [
     "Internal",
     "InvalidArgument",
     "InvalidRequest",
+    "JobInvalid",
     "JobNotFound",
     "JobStateConflict",
     "LeaseLost",
@@ -311,6 +313,16 @@ class DatasetInvalid(InvalidArgument):
     """A dataset's manifest cannot be used as it stands; ``violations`` lists everything wrong."""
 
     reason = "DATASET_INVALID"
+
+    def __init__(self, violations: Sequence[FieldViolation]) -> None:
+        super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations))
+        self.violations = tuple(violations)
+
+
+class JobInvalid(InvalidArgument):
+    """A training job cannot be run as it stands; ``violations`` lists everything wrong."""
+
+    reason = "JOB_INVALID"
 
     def __init__(self, violations: Sequence[FieldViolation]) -> None:
         super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations))

@@ -37,6 +37,7 @@ EXAMPLES: list[DiptychError] = [
     errors.EmbeddingInvalid("cut"),
     errors.EmbeddingMissing("sha256:aa", 3),
     errors.ImageInvalid("a.png", "truncated"),
+    errors.JobInvalid(VIOLATIONS),
     errors.DigestMismatch(expected="sha256:aa", actual="sha256:bb"),
     errors.AdapterMismatch(adapter="huggy", field="family", made_for="sdxl-base", used_on="nano"),
     errors.AdapterInUse(adapter="huggy", num_requests=3, pinned=True),
