@@ -1,5 +1,6 @@
 """Supervisors of fake workers over a real ledger, in this process or, as a program, in another."""
 
+import itertools
 import json
 import random
 import signal
@@ -89,7 +90,7 @@ class Marks:
     def overlap(self) -> bool:
         """Return whether two workers lived at the same time."""
         lives = [self.lives[attempt] for attempt in sorted(self.lives)]
-        return any(max(one) > min(next_one) for one, next_one in zip(lives, lives[1:], strict=False))
+        return any(max(one) > min(after) for one, after in itertools.pairwise(lives))
 
 
 def means(

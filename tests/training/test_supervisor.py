@@ -90,7 +90,7 @@ def steps(ledger: Ledger, job: Job) -> list[int]:
 
 def worker_pid(supervisor: Supervisor, job: Job) -> int:
     """Return the process of a job's worker."""
-    running = supervisor.runs()[job.id]._running  # noqa: SLF001
+    running = supervisor.runs()[job.id]._running
     return int(running.pid)  # type: ignore[union-attr]
 
 
@@ -260,10 +260,10 @@ def test_worker_is_killed_when_its_lease_was_lost(
     supervisor = supervise()
     until(ledger, job, RUNNING)
     run = supervisor.runs()[job.id]
-    run._claim = Claim(job=run._job, owner="here", fence=99)  # noqa: SLF001
+    run._claim = Claim(job=run._job, owner="here", fence=99)
     while job.id in supervisor.runs() and supervisor.runs()[job.id] is run:
         threading.Event().wait(0.02)
-    assert not run._running.is_alive()  # type: ignore[union-attr] # noqa: SLF001
+    assert not run._running.is_alive()  # type: ignore[union-attr]
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The owner's side of an attempt's folder: the task and wishes in, the outcome and signs of life out."""
+"""The owner's side of an attempt's folder: task and wishes in, outcome and signs of life out."""
 
 import contextlib
 import fcntl

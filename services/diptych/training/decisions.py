@@ -46,8 +46,7 @@ class Patience:
 
     @property
     def hold_s(self) -> float:
-        """How long after the last renewal a worker may run: less than the lease, by what it takes
-        to end one."""
+        """How long after its last renewal a worker may run: the lease less what ending it takes."""
         return self.lease_s * 0.8
 
     @property

@@ -246,7 +246,7 @@ class JobRun:
         return ended
 
     def _tell_end(self, decided: Verdict) -> None:
-        """Tell the result or the fault, unless the worker did so itself, behind all that it told."""
+        """Tell the result or the fault, behind all that the worker told."""
         told: Told | None = None
         if decided.result is not None:
             told = Told(kind=EventKind.RESULT, data=decided.result)
@@ -257,9 +257,7 @@ class JobRun:
         if told is not None:
             numbered = [(END_SEQUENCE, told)]
             attempt = self._ended_attempt
-            self._insist(
-                lambda: self._means.claims.append(self._claim, numbered, attempt=attempt)
-            )
+            self._insist(lambda: self._means.claims.append(self._claim, numbered, attempt=attempt))
 
     def _move(self, decided: Verdict) -> None:
         self._insist(

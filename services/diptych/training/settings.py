@@ -9,7 +9,6 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
-
 from diptych.settings import Bucket, Count, Device, Port, SharedSettings, read_settings
 
 __all__ = ["Settings", "TrainingSettings", "load_settings"]

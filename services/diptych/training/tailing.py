@@ -29,8 +29,8 @@ class _Place:
 class EventTail:
     """Reads one file of events; owned by one thread.
 
-    A line counts once its end is there; a number that is none, as of a loss, is None. What ``read`` gave is given again until ``done``, so that
-    nothing is lost when it could not be passed on.
+    A line counts once its end is there; a number that is none, as of a loss, is None. What ``read``
+    gave is given again until ``done``, so that nothing is lost when it could not be passed on.
     """
 
     def __init__(self, path: Path) -> None:

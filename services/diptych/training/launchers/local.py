@@ -33,9 +33,7 @@ class LocalLauncher(Launcher):
 
     max_nodes = 1
 
-    def __init__(
-        self, *, environment: Mapping[str, str], worker: Sequence[str] = WORKER
-    ) -> None:
+    def __init__(self, *, environment: Mapping[str, str], worker: Sequence[str] = WORKER) -> None:
         """Prepare to start workers.
 
         Args:
@@ -59,7 +57,7 @@ class LocalLauncher(Launcher):
             raise InvalidRequest([FieldViolation(field="run.num_nodes", description=problem)])
         command = worker_command(self._worker, folder, task, num_devices=num_devices)
         with folder.log.open("ab") as log:
-            process = subprocess.Popen(
+            process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
                 command,
                 stdin=subprocess.PIPE,
                 stdout=log,
