@@ -358,7 +358,7 @@ class CreateTrainingJobRequest(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """A UUID; the same one again is the same job (AIP-155). Empty: the server draws one."""
+    """A UUID; the same one again is the same job (AIP-155). Empty: each call makes a job."""
     spec: _builtins.str
     """The job file, YAML or JSON, at most 1 MiB; required. Its dataset's paths lie below the server's
     dataset folder, its S3 prefixes among those that the server's settings allow.
