@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from diptych.models.derived_folder import copy_other_parts, write_json, write_unet
+from diptych.models.derived_folder import copy_other_parts, write_json, write_part
 from diptych.models.folder import open_folder
 from diptych.models.parts import Checkpoint
 from support.small_experts import make_expert, stored, write_shards
@@ -15,7 +15,7 @@ def derive(base: Path, folder: Path) -> Checkpoint:
     tensors = stored(base)
     part = open_folder(base, "base").parts["unet"]
     copy_other_parts(base, folder)
-    write_unet(part, folder, lambda name: tensors[name] * 2, {"said": "so"})
+    write_part(part, folder, lambda name: tensors[name] * 2, {"said": "so"})
     return open_folder(folder, "derived")
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from diptych.bench.random_weights import UNET_CONFIGS
 from diptych.errors import FieldViolation, InvalidRequest
-from diptych.models.derived_folder import copy_other_parts, write_unet
+from diptych.models.derived_folder import copy_other_parts, write_part
 from diptych.models.parts import Part, StoredTensor
 from diptych.nano.pair import expert_path
 from diptych.storage.tensor_header import TensorSpan
@@ -126,7 +126,7 @@ def write_experts(folder: Path, config: Mapping[str, Any], *, num_experts: int) 
         path.mkdir(parents=True)
         copy_other_parts(expert_path("base"), path)
         unet.save_config(path / "unet")
-        write_unet(part, path, tensor_of, {})
+        write_part(part, path, tensor_of, {})
     return found
 
 

@@ -2,9 +2,8 @@
 
 import difflib
 import json
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import is_dataclass
-from functools import lru_cache
 from typing import Any, Final, TypeVar, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
@@ -38,7 +37,7 @@ def read_strictly(
     """
     try:
         text = json.dumps(value, ensure_ascii=False)
-        found: T = _adapter(kind).validate_json(text, strict=True)
+        found: T = TypeAdapter(kind).validate_json(text, strict=True)
     except ValidationError as error:
         for details in error.errors(include_url=False):
             if with_root or details["loc"]:
@@ -53,11 +52,6 @@ def value_at(plain: PlainText, path: Path) -> Any:  # noqa: ANN401 - what the te
     for part in path:
         value = value[part]
     return value
-
-
-@lru_cache(maxsize=8)
-def _adapter(kind: Hashable) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
 
 
 def _refuse(

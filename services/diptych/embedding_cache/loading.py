@@ -92,6 +92,7 @@ def load_encoders(settings: Settings) -> tuple[Conditioner, ...]:
             tokenizer_dir=own.tokenizer_dir,
             hub_endpoint=own.hub_endpoint,
             s3=S3Config(endpoint_url=own.s3_endpoint),
+            experts_dir=settings.home / "experts",
         ),
     )
 

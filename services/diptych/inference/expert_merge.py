@@ -14,7 +14,7 @@ from diptych.adapters.merge.spec import MergeSpec
 from diptych.diffusion.schedule import NoiseSchedule
 from diptych.errors import CheckpointInvalid, FieldViolation, InvalidRequest
 from diptych.models.checkpoint import SourceConfig, locate, open_checkpoint
-from diptych.models.derived_folder import copy_other_parts, write_json, write_unet
+from diptych.models.derived_folder import copy_other_parts, write_json, write_part
 from diptych.models.folder import open_part
 from diptych.models.parts import Checkpoint, Part, StoredTensor, compared_settings
 from diptych.models.tensor_stream import read_one, stored_by_name
@@ -117,7 +117,7 @@ def merge_experts(
     with whole_folder(out) as partial:
         kept = copy_other_parts(folder, partial)
         said = _said(base, experts, spec)
-        write_unet(origin.part, partial, tensor_of, {"diptych.merge": json.dumps(said)})
+        write_part(origin.part, partial, tensor_of, {"diptych.merge": json.dumps(said)})
         result = ExpertMerge(folder=out, tensors=tuple(reports), kept_parts=tuple(kept))
         write_json(_as_text(result, said), partial / _REPORT)
     return result

@@ -11,7 +11,7 @@ from diptych.models.part_tensors import read_tensors
 from diptych.models.parts import Part
 from diptych.models.row_independence import keep_rows_independent
 
-__all__ = ["assemble", "require_class"]
+__all__ = ["assemble", "module_name", "require_class"]
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
@@ -32,11 +32,13 @@ def assemble(
     *,
     device: torch.device,
     dtype: torch.dtype,
+    keep_rows: bool = True,
 ) -> _Module:
-    """Return ``build(part.config)`` with the part's weights, for inference only.
+    """Return ``build(part.config)`` with the part's weights, none of which requires a gradient.
 
     The module is first built without storage, so that names and shapes are compared while the
-    weights are still on disk. Floating weights become ``dtype``; nothing requires a gradient.
+    weights are still on disk. Floating weights become ``dtype``. ``keep_rows`` makes rows
+    independent of each other, as serving needs; without it layers are torch's own, for training.
 
     Raises:
         CheckpointInvalid: the configuration builds nothing, or its names and shapes are not
@@ -50,13 +52,14 @@ def assemble(
         raise CheckpointInvalid(part.source, problem) from error
     expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     found = _described_shapes(part)
-    names = {name: _module_name(name, expected) for name in found}
+    names = {name: module_name(name, expected) for name in found}
     _compare(part, expected, {names[name]: shape for name, shape in found.items()})
     tensors = read_tensors(part, device=device, dtype=dtype)
     state = {names[name]: tensor for name, tensor in tensors.items() if names[name] in expected}
     module.load_state_dict(state, strict=True, assign=True)
     _materialize_buffers(part, module, device)
-    keep_rows_independent(module)
+    if keep_rows:
+        keep_rows_independent(module)
     return module.requires_grad_(requires_grad=False).eval()
 
 
@@ -87,7 +90,7 @@ def _described_shapes(part: Part) -> dict[str, tuple[int, ...]]:
         raise CheckpointInvalid(part.source, problem) from error
 
 
-def _module_name(name: str, expected: Mapping[str, object]) -> str:
+def module_name(name: str, expected: Mapping[str, object]) -> str:
     """Return the module's own name for a stored one; versions of the libraries differ in it."""
     renamed = name
     for old, new in _OLD_ATTENTION_NAMES.items():

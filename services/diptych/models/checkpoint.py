@@ -22,6 +22,7 @@ from diptych.errors import CheckpointInvalid, ModelNotFound, PickleRefused, Sour
 from diptych.models.folder import open_folder
 from diptych.models.parts import Checkpoint
 from diptych.models.single_file import CLIP_REPOSITORY, CLIP_REVISION, open_single_file
+from diptych.models.trained_experts import PREFIX, find_expert
 from diptych.storage.mirror import mirror
 from diptych.storage.s3 import S3Config, S3Store
 from diptych.storage.tensor_header import PICKLE_SUFFIXES
@@ -57,6 +58,8 @@ class SourceConfig:
     """Folder of a CLIP tokenizer for single files, which hold none; None fetches CLIP's own."""
     hub_endpoint: str | None = None
     s3: S3Config = field(default_factory=S3Config)
+    experts_dir: Path | None = None
+    """Where experts that were trained here lie, which ``experts/NAME`` names; None knows none."""
 
 
 def open_checkpoint(source: str, config: SourceConfig) -> Checkpoint:
@@ -76,7 +79,8 @@ def open_checkpoint(source: str, config: SourceConfig) -> Checkpoint:
 def locate(source: str, config: SourceConfig) -> Path:
     """Return the local folder or ``.safetensors`` file of ``source``; the bytes are there.
 
-    What begins with ``.``, ``/`` or ``~`` is never taken for a Hugging Face id.
+    What begins with ``.``, ``/`` or ``~`` is never taken for a Hugging Face id, and what begins
+    with ``experts/`` always for an expert that was trained here, where there can be any.
 
     Raises:
         ModelNotFound: nothing has that name.
@@ -87,6 +91,8 @@ def locate(source: str, config: SourceConfig) -> Path:
         raise PickleRefused(source, Path(source).name)
     if match := _S3_URL.fullmatch(source):
         return _from_s3(source, match["bucket"], match["prefix"], config)
+    if config.experts_dir is not None and source.startswith(PREFIX):
+        return find_expert(config.experts_dir, source.removeprefix(PREFIX))
     path = Path(source).expanduser()
     if path.is_dir():
         return path

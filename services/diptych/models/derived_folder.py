@@ -1,9 +1,9 @@
-"""A checkpoint's folder with another UNet in it: weights streamed in, the rest taken over."""
+"""A checkpoint's folder with other weights in it: some parts written, the rest taken over."""
 
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -11,19 +11,21 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from diptych.models.folder import STEMS
 from diptych.models.parts import Part
 from diptych.storage.partial import room, write_whole
 from diptych.storage.tensor_layout import lay_out
 
-__all__ = ["copy_other_parts", "write_json", "write_unet"]
+__all__ = ["copy_other_parts", "write_json", "write_part"]
 
-_UNET: Final = "unet"
 _KEPT_SUFFIXES: Final = frozenset({".json", ".txt", ".safetensors"})
 _PARTIALS: Final = ".partials"
 
 
-def copy_other_parts(base: Path, folder: Path) -> list[str]:
-    """Take everything but the UNet's weights over from ``base`` and return the parts' names.
+def copy_other_parts(
+    base: Path, folder: Path, *, replaced: Collection[str] = ("unet",)
+) -> list[str]:
+    """Take everything but the weights of ``replaced`` over from ``base``; return the parts' names.
 
     Weights become links where the file system allows it, as they are never written to;
     configurations and vocabularies are copied, as people edit them. Pickles stay behind.
@@ -34,23 +36,23 @@ def copy_other_parts(base: Path, folder: Path) -> list[str]:
     parts: set[str] = set()
     for path in sorted([*base.glob("*"), *base.glob("*/*")]):
         inside = path.relative_to(base)
-        is_unet = inside.parts[0] == _UNET
-        hidden = any(part.startswith(".") for part in inside.parts)
+        part = inside.parts[0]
+        hidden = any(name.startswith(".") for name in inside.parts)
         if hidden or not path.is_file() or path.suffix not in _KEPT_SUFFIXES:
             continue
-        if is_unet and inside != Path(_UNET, "config.json"):
+        if part in replaced and inside != Path(part, "config.json"):
             continue
-        if len(inside.parts) > 1 and not is_unet:
-            parts.add(inside.parts[0])
+        if len(inside.parts) > 1 and part not in replaced:
+            parts.add(part)
         _take(path.resolve(), folder / inside, partials=folder / _PARTIALS)
     shutil.rmtree(folder / _PARTIALS, ignore_errors=True)
     return sorted(parts)
 
 
-def write_unet(
+def write_part(
     part: Part, folder: Path, tensor_of: Callable[[str], Tensor], metadata: Mapping[str, str]
 ) -> None:
-    """Write a UNet's weights with the names, shapes and dtypes of ``part``, one after another.
+    """Write a part's weights with the names, shapes and dtypes of ``part``, one after another.
 
     Args:
         part: Whose layout is taken; its tensors have the module's own names.
@@ -71,7 +73,7 @@ def write_unet(
             yield _little_endian(tensor_of(name))
 
     write_whole(
-        folder / _UNET / "diffusion_pytorch_model.safetensors",
+        folder / part.name / f"{STEMS[part.name]}.safetensors",
         pieces(),
         partials=folder / _PARTIALS,
         reserve_bytes=len(header) + num_bytes,

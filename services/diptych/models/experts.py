@@ -24,8 +24,11 @@ __all__ = [
     "Expert",
     "Experts",
     "LoadOptions",
+    "OpenExpert",
     "load_conditioners",
     "load_experts",
+    "load_to_train",
+    "open_expert",
 ]
 
 _log = logging.getLogger(__name__)
@@ -47,6 +50,8 @@ class LoadOptions:
     tokenizer_dir: Path | None = None
     hub_endpoint: str | None = None
     s3: S3Config = field(default_factory=S3Config)
+    experts_dir: Path | None = None
+    """Where experts that were trained here lie; None knows none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -93,6 +98,15 @@ class Experts:
         return tuple(expert for expert in (self.base, self.refiner) if expert is not None)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class OpenExpert:
+    """One expert's checkpoint, checked, with nothing loaded."""
+
+    checkpoint: Checkpoint
+    family: Family
+    schedule: NoiseSchedule
+
+
 @dataclass(slots=True, kw_only=True)
 class _Shared:
     """Modules already loaded, by fingerprint; owned by one call of ``load_experts``."""
@@ -100,6 +114,7 @@ class _Shared:
     device: torch.device
     dtype: torch.dtype
     vae_dtype: torch.dtype
+    keep_rows: bool = True
     encoders: dict[str, TextEncoder] = field(default_factory=dict)
     texts: dict[str, TextEncoders] = field(default_factory=dict)
     vaes: dict[str, Autoencoder] = field(default_factory=dict)
@@ -164,6 +179,45 @@ def load_conditioners(
     return tuple(found)
 
 
+def open_expert(source: str, *, cache_dir: Path, options: LoadOptions | None = None) -> OpenExpert:
+    """Return what one source names; of ``options`` those of the base count.
+
+    Raises what ``load_experts`` does.
+    """
+    ((checkpoint, family),) = _open(source, None, cache_dir, options or LoadOptions()).values()
+    return OpenExpert(checkpoint=checkpoint, family=family, schedule=_schedule(checkpoint, family))
+
+
+def load_to_train(
+    opened: OpenExpert,
+    *,
+    device: torch.device,
+    unet_dtype: torch.dtype,
+    text_dtype: torch.dtype | None = None,
+) -> tuple[Unet, TextEncoders | None]:
+    """Return an expert's UNet, and its text encoders where they have a dtype, to be trained.
+
+    They are made of torch's own layers and shared with nobody; nothing requires a gradient yet.
+
+    Raises:
+        CheckpointInvalid: as ``load_experts``.
+    """
+    checkpoint = opened.checkpoint
+    prints = _fingerprints(checkpoint, without=("vae",))
+    text = None
+    if text_dtype is not None:
+        shared = _Shared(device=device, dtype=text_dtype, vae_dtype=text_dtype, keep_rows=False)
+        text = _load_text(checkpoint, prints, shared)
+    unet = load_unet(
+        checkpoint.parts["unet"],
+        device=device,
+        dtype=unet_dtype,
+        fingerprint=prints["unet"],
+        keep_rows=False,
+    )
+    return unet, text
+
+
 def _open(
     base: str | None, refiner: str | None, cache_dir: Path, options: LoadOptions
 ) -> dict[str, tuple[Checkpoint, Family]]:
@@ -192,6 +246,7 @@ def _source_config(options: LoadOptions, cache_dir: Path, revision: str | None) 
         tokenizer_dir=options.tokenizer_dir,
         hub_endpoint=options.hub_endpoint,
         s3=options.s3,
+        experts_dir=options.experts_dir,
     )
 
 
@@ -298,7 +353,12 @@ def _load_text(checkpoint: Checkpoint, prints: Mapping[str, str], shared: _Share
             key = f"{prints[part_name]}+{vocabulary.fingerprint}"
             if key not in shared.encoders:
                 shared.encoders[key] = load_text_encoder(
-                    part, vocabulary, device=shared.device, dtype=shared.dtype, fingerprint=key
+                    part,
+                    vocabulary,
+                    device=shared.device,
+                    dtype=shared.dtype,
+                    fingerprint=key,
+                    keep_rows=shared.keep_rows,
                 )
             encoders.append(shared.encoders[key])
     zeros = bool(checkpoint.pipeline.get("force_zeros_for_empty_prompt", True))

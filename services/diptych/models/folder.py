@@ -9,16 +9,17 @@ from diptych.models.header import parse_json, read_header
 from diptych.models.parts import Checkpoint, Part, StoredTensor, TokenizerFiles
 from diptych.storage.tensor_header import PICKLE_SUFFIXES
 
-__all__ = ["open_folder", "open_part", "read_json"]
+__all__ = ["STEMS", "open_folder", "open_part", "read_json"]
 
 _MAX_JSON_BYTES = 32 * 2**20
 _STEM = "diffusion_pytorch_model"
-_STEMS: Mapping[str, str] = {
+STEMS: Mapping[str, str] = {
     "unet": _STEM,
     "vae": _STEM,
     "text_encoder": "model",
     "text_encoder_2": "model",
 }
+"""Files of weights by part, without what tells shards and precisions apart."""
 _TOKENIZERS: Mapping[str, str] = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
 _TOKENIZER_FILES = ("vocab.json", "merges.txt")
 
@@ -35,18 +36,19 @@ def open_folder(folder: Path, source: str) -> Checkpoint:
         _refuse_pickles(folder, source)
         raise CheckpointInvalid(source, "misses model_index.json of diffusers' layout")
     index = read_json(index_path, source)
-    names = [name for name in _STEMS if name != "text_encoder" or _is_listed(index, name)]
+    names = [name for name in STEMS if name != "text_encoder" or _is_listed(index, name)]
     _check_files(folder, source, names)
     return Checkpoint(
         source=source,
         pipeline=index,
         scheduler=read_json(folder / "scheduler/scheduler_config.json", source),
-        parts={name: _open_part(folder / name, source, _STEMS[name]) for name in names},
+        parts={name: _open_part(folder / name, source, STEMS[name]) for name in names},
         tokenizers={
             name: TokenizerFiles(folder=folder / tokenizer)
             for name, tokenizer in _TOKENIZERS.items()
             if name in names
         },
+        folder=folder,
     )
 
 
@@ -93,9 +95,9 @@ def _check_files(folder: Path, source: str, names: list[str]) -> None:
             needed += [f"{_TOKENIZERS[name]}/{file}" for file in _TOKENIZER_FILES]
     missing = [file for file in needed if not (folder / file).is_file()]
     for name in names:
-        if _find_weights(folder / name, _STEMS[name]) is None:
+        if _find_weights(folder / name, STEMS[name]) is None:
             _refuse_pickles(folder / name, source, prefix=f"{name}/")
-            missing.append(f"{name}/{_STEMS[name]}.safetensors")
+            missing.append(f"{name}/{STEMS[name]}.safetensors")
     if missing:
         raise CheckpointInvalid(source, f"misses {', '.join(sorted(missing))}")
 

@@ -75,6 +75,8 @@ class Checkpoint:
     """``unet``, ``vae``, ``text_encoder_2`` and, except for refiners, ``text_encoder``."""
     tokenizers: Mapping[str, TokenizerFiles]
     """By the name of the text encoder they belong to."""
+    folder: Path | None = None
+    """Where all of it lies in diffusers' layout; None of a single file."""
 
 
 def compared_settings(part: Part) -> dict[str, object]:

@@ -321,8 +321,11 @@ def load_text_encoder(
     device: torch.device,
     dtype: torch.dtype,
     fingerprint: str,
+    keep_rows: bool = True,
 ) -> TextEncoder:
     """Return the text encoder that ``part`` describes: ``text_encoder_2`` is the one that pools.
+
+    ``keep_rows`` is as ``assemble`` has it.
 
     Raises:
         CheckpointInvalid: the part is not such an encoder, does not fit its weights, or has
@@ -334,9 +337,9 @@ def load_text_encoder(
     )
     module: CLIPTextModel | CLIPTextModelWithProjection
     if pools:
-        module = assemble(part, _build_pooling, device=device, dtype=dtype)
+        module = assemble(part, _build_pooling, device=device, dtype=dtype, keep_rows=keep_rows)
     else:
-        module = assemble(part, _build, device=device, dtype=dtype)
+        module = assemble(part, _build, device=device, dtype=dtype, keep_rows=keep_rows)
     num_words = vocabulary.tokenizer.get_vocab_size()
     if num_words > module.config.vocab_size:
         problem = f"{part.name} embeds {module.config.vocab_size} tokens of {num_words}"

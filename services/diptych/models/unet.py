@@ -41,14 +41,21 @@ class Unet:
         return prediction.to(x.dtype)
 
 
-def load_unet(part: Part, *, device: torch.device, dtype: torch.dtype, fingerprint: str) -> Unet:
-    """Return the UNet that ``part`` describes.
+def load_unet(
+    part: Part,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    fingerprint: str,
+    keep_rows: bool = True,
+) -> Unet:
+    """Return the UNet that ``part`` describes; ``keep_rows`` as ``assemble`` has it.
 
     Raises:
         CheckpointInvalid: the part is not a UNet2DConditionModel or does not fit its weights.
     """
     require_class(part, "_class_name", "UNet2DConditionModel")
-    module = assemble(part, _build, device=device, dtype=dtype)
+    module = assemble(part, _build, device=device, dtype=dtype, keep_rows=keep_rows)
     return Unet(module, fingerprint=fingerprint)
 
 

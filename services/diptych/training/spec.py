@@ -166,7 +166,8 @@ class OptimizerSpec:
     """How weights follow gradients."""
 
     name: OptimizerName = "adamw"
-    learning_rate: Positive = 1e-4
+    learning_rate: Positive | None = None
+    """None is 1 of Prodigy, which finds the size of its steps itself, and 1e-4 of the others."""
     betas: (
         tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] | None
     ) = None
