@@ -25,7 +25,13 @@ from support.owned_jobs import means
 __all__ = ["ESTIMATE", "Served", "check", "training_server"]
 
 ESTIMATE: Final = Estimate(
-    peak_memory_bytes=1, disk_bytes=2, num_trained_parameters=3, num_steps=4, seconds=5.5
+    experts=(),
+    peak_memory_bytes=1,
+    disk_bytes=2,
+    num_trained_parameters=3,
+    num_steps=4,
+    num_images=4,
+    seconds=5.5,
 )
 TENANTS: Final = tuple(f"tenant-{number}" for number in range(100))
 
