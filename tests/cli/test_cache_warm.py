@@ -62,8 +62,16 @@ def test_server_warms_up_with_its_own_files(
     server = BackgroundCache(Settings(home=tmp_path / "home", cache=own))
     server.start(timeout_s=100.0)
     found = invoke_json("cache", "warm", manifest, "--server", server.address)
+    manifest.write_text(a_dataset(manifest.parent, 2, "cache: {images: on_demand}"))
+    (manifest.parent / "in" / "p1.txt").write_text("long " * 200)
+    cut = invoke_json("cache", "warm", manifest, "--server", server.address)
+    flags = ("--force", "--long-prompt", "chunk", "--epochs", "2", "--batch-size", "2")
+    forced = invoke_json("cache", "warm", manifest, "--server", server.address, *flags)
     server.stop()
     assert (found["num_total"], found["num_encoded"]) == (4, 4)
+    assert (cut["num_total"], cut["num_encoded"], cut["num_cut"]) == (2, 1, 1)
+    assert [one["what"] for one in cut["left_out"]] == ["one images"]
+    assert (forced["num_total"], forced["num_encoded"], forced["num_cut"]) == (4, 1, 0)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +82,6 @@ def test_server_warms_up_with_its_own_files(
         (("--ray-address", "127.0.0.1:1"), "--engine"),
         (("--stage", "middle"), "--stage"),
         (("--long-prompt", "forget"), "--long-prompt"),
-        (("--server", "127.0.0.1:1", "--epochs", "2", "--force"), "--epochs"),
         (("--server", "127.0.0.1:1", "--base", "nano"), "--server"),
     ],
 )

@@ -1,9 +1,9 @@
-"""Both clients of the cache where no server answers; with one, see ``embedding_cache``."""
+"""The client of the cache where no server answers; with one, see ``embedding_cache``."""
 
 import pytest
 
 from diptych.clients.config import ClientConfig
-from diptych.clients.embedding_cache import AsyncEmbeddingCacheClient, EmbeddingCacheClient
+from diptych.clients.embedding_cache import EmbeddingCacheClient
 from diptych.clients.embedding_values import PromptsCall
 from diptych.digest import Digest
 from diptych.errors import InvalidRequest, ServerUnreachable
@@ -26,12 +26,6 @@ def test_read_of_a_server_that_does_not_answer_is_an_error() -> None:
 def test_read_ahead_of_a_server_that_does_not_answer_is_an_error() -> None:
     with EmbeddingCacheClient(NOWHERE) as client, pytest.raises(ServerUnreachable):
         list(client.read_in_order([KEY]))
-
-
-async def test_asyncio_client_raises_the_same() -> None:
-    async with AsyncEmbeddingCacheClient(NOWHERE) as client:
-        with pytest.raises(ServerUnreachable):
-            await client.stats()
 
 
 def test_value_that_no_message_holds_is_refused_before_anything_is_sent() -> None:

@@ -14,7 +14,6 @@ from diptych.clients.embedding_messages import (
     key_groups,
     prompts_request,
     read_encoded,
-    warm_request,
 )
 from diptych.clients.embedding_values import ImageInput, ImagesCall, PromptsCall
 from diptych.digest import Digest
@@ -147,5 +146,3 @@ def test_background_that_is_no_colour_is_refused() -> None:
 def test_text_that_utf8_cannot_spell_is_named() -> None:
     with pytest.raises(InvalidRequest, match=r"prompts\[1\]\.text: character 1 is half"):
         prompts_request(PromptsCall(prompts=["a", "b\ud800"]), "r")
-    with pytest.raises(InvalidRequest, match="manifest"):
-        warm_request("\ud800", (), "r")

@@ -2,8 +2,9 @@
 
 import pytest
 
+from diptych.clients.async_embedding_cache import AsyncEmbeddingCacheClient
 from diptych.clients.config import ClientConfig
-from diptych.clients.embedding_cache import AsyncEmbeddingCacheClient, EmbeddingCacheClient
+from diptych.clients.embedding_cache import EmbeddingCacheClient
 from diptych.errors import ServerUnreachable
 from diptych.rpc.channel import ChannelConfig
 

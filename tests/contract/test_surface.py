@@ -99,6 +99,7 @@ CACHE_RPCS = {
     "EvictEmbeddings",
     "FindMissing",
     "GetCacheStats",
+    "GetEncoders",
     "ReadEmbeddings",
     "WarmDataset",
     "WriteEmbeddings",

@@ -11,9 +11,11 @@ from diptych.embedding_cache.batching import BatchConfig
 from diptych.embedding_cache.encoding import ImageWork, Work
 from diptych.embedding_cache.host import Device, StageEncoders
 from diptych.embedding_cache.ports import PromptWish
+from diptych.embeddings.encoders import EncoderIdentities
 from diptych.embeddings.key import EncoderIdentity, ImageRecord, Preprocessing, PromptRecord
 from diptych.errors import ImageInvalid, QueueFull
 from diptych.telemetry.cache_metrics import CacheMetrics
+from support.identities import identities_of
 from support.pictures import png
 
 SQUARE = Preprocessing(resized=(64, 64), crop=(0, 0, 64, 64))
@@ -31,6 +33,10 @@ class Encoders:
         )
         self.go = threading.Event()
         self.go.set()
+
+    @property
+    def identities(self) -> EncoderIdentities:
+        return identities_of(self.prompt_identity, self.image_identity)
 
     def prompt_record(self, text: str | None, **_: object) -> PromptRecord:
         return PromptRecord(encoder=self.prompt_identity, text=text)

@@ -1,6 +1,7 @@
 """The service with the nano pair's encoders: real embeddings, over loopback, that last."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from diptych.clients.config import ClientConfig
 from diptych.clients.embedding_cache import EmbeddingCacheClient
 from diptych.clients.embedding_values import ImageInput, ImagesCall, PromptsCall
+from diptych.digest import Digest
 from diptych.embedding_cache.server import BackgroundCache
 from diptych.embedding_cache.settings import CacheSettings, Settings
 from diptych.embeddings.entry import read_entry
@@ -75,6 +77,36 @@ def test_second_stage_finds_what_the_first_encoded(client: EmbeddingCacheClient)
     )
     assert [one.key for one in second] == [one.key for one in first]
     assert sum(one.num_encoded for one in client.stats().encodings) == before
+
+
+def test_keys_are_known_without_asking_for_each(client: EmbeddingCacheClient) -> None:
+    texts = ["a violet ring", "", None, "a violet ring and " * 40]
+    data, flipped = png(128, 128, seed=5), replace(SQUARE, is_flipped=True)
+    images = [ImageInput(data=data, preprocessing=how) for how in (SQUARE, flipped)]
+    encoders = client.encoders()
+    assert list(encoders) == ["base", "refiner"]
+    for stage, own in encoders.items():
+        call = PromptsCall(prompts=texts, stage=stage, long_prompt="truncate")
+        told = client.encode_prompts(call) + client.encode_images(
+            ImagesCall(images=images, stage=stage)
+        )
+        digest = Digest.of_bytes(data)
+        keys = [own.prompt_record(text).key() for text in texts]
+        keys += [own.image_record(digest, how).key() for how in (SQUARE, flipped)]
+        assert [one.key for one in told] == keys
+
+
+def test_encoders_tell_the_shapes_of_what_they_make(client: EmbeddingCacheClient) -> None:
+    own = client.encoders()["base"]
+    image = ImageInput(data=png(128, 128, seed=1), preprocessing=SQUARE)
+    (prompt,) = client.encode_prompts(PromptsCall(prompts=["a red heart"], return_values=True))
+    (picture,) = client.encode_images(ImagesCall(images=[image], return_values=True))
+    side = 128 // own.latents.pixels_per_latent
+    assert shapes(prompt.value) == {
+        "hidden": (own.window_tokens, own.hidden_width),
+        "pooled": (own.pooled_width,),
+    }
+    assert shapes(picture.value)["mean"] == (own.latents.channels, side, side)
 
 
 def test_bad_image_is_named_and_its_neighbours_call_succeeds(client: EmbeddingCacheClient) -> None:

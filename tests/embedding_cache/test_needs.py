@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from diptych.embedding_cache.needs import NeedsConfig, shards_of
-from diptych.embedding_cache.ports import Stage
+from diptych.embedding_cache.needs import shards_of
+from diptych.embedding_cache.ports import NeedsConfig, Stage
 from diptych.errors import DatasetInvalid
 from support.warming import MAX_CHARACTERS, HashEncoding, a_dataset, needs_in
 

@@ -2,8 +2,6 @@
 
 import asyncio
 import struct
-import threading
-from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -11,15 +9,14 @@ import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
+from diptych.clients.async_embedding_cache import AsyncEmbeddingCacheClient
 from diptych.clients.config import ClientConfig
-from diptych.clients.embedding_cache import AsyncEmbeddingCacheClient, EmbeddingCacheClient
-from diptych.clients.embedding_values import ImageInput, ImagesCall, PromptsCall
+from diptych.clients.embedding_cache import EmbeddingCacheClient
+from diptych.clients.embedding_values import ImageInput, ImagesCall, PromptsCall, WarmCall
 from diptych.digest import Digest
-from diptych.embedding_cache.ports import GoOn, Hosting, Stage, WarmOutcome
 from diptych.embeddings.entry import read_entry
 from diptych.embeddings.key import Preprocessing
 from diptych.errors import (
-    DiptychError,
     EmbeddingInvalid,
     EmbeddingMissing,
     ExpertMissing,
@@ -205,6 +202,13 @@ def test_stats_are_those_of_store_and_encoders(client: EmbeddingCacheClient) -> 
     assert (stats.encodings[0].num_encoded, stats.encodings[0].encode_s) == (1, 0.5)
 
 
+async def test_asyncio_client_is_told_the_encoders_too(
+    config: ClientConfig, encoding: FakeEncoding
+) -> None:
+    async with AsyncEmbeddingCacheClient(config) as client:
+        assert await client.encoders() == {"base": encoding.identities}
+
+
 async def test_thousand_askers_over_loopback_cause_fifty_encodes(
     config: ClientConfig, encoding: FakeEncoding
 ) -> None:
@@ -214,75 +218,9 @@ async def test_thousand_askers_over_loopback_cause_fifty_encodes(
     assert encoding.num_encoded == 50
 
 
-class FakeWarming:
-    """Tells its progress until it is told to end, or ends by itself."""
-
-    def __init__(self) -> None:
-        self.is_endless = False
-        self.left = threading.Event()
-
-    def warm(
-        self,
-        manifest: str,
-        stages: Sequence[Stage],
-        *,
-        tenant: str,
-        go_on: GoOn,
-        progress: Callable[[int, int, int, int], None],
-    ) -> WarmOutcome:
-        del tenant
-        progress(1, 2, 1, 0)
-        while self.is_endless:
-            self._look(go_on)
-        return WarmOutcome(
-            dataset=Digest.of_bytes(manifest.encode()),
-            num_total=2,
-            num_present=len(stages),
-            num_encoded=1,
-            failures=(("a.png", "is cut"),),
-        )
-
-    def _look(self, go_on: GoOn) -> None:
-        try:
-            go_on()
-        except DiptychError:
-            self.left.set()
-            raise
-
-
-@pytest.fixture
-def warming() -> FakeWarming:
-    return FakeWarming()
-
-
-class TestWarming:
-    @pytest.fixture
-    def hosting(self, store: FakeStore, encoding: FakeEncoding, warming: FakeWarming) -> Hosting:
-        return Hosting(
-            encodings={Stage.BASE: encoding}, store_of=lambda _tenant: store, warming=warming
-        )
-
-    def test_result_comes_last(self, client: EmbeddingCacheClient) -> None:
-        result = client.warm("a: 1")
-        assert (result.num_total, result.num_present, result.failures) == (
-            2,
-            1,
-            {"a.png": "is cut"},
-        )
-
-    def test_leaving_ends_the_work(
-        self, client: EmbeddingCacheClient, warming: FakeWarming
-    ) -> None:
-        warming.is_endless = True
-        with ThreadPoolExecutor(1) as pool:
-            calling = pool.submit(client.warm, "a: 1", timeout_s=0.5)
-            assert calling.exception(10) is not None
-        assert warming.left.wait(10)
-
-
 def test_warming_without_datasets_is_refused(client: EmbeddingCacheClient) -> None:
     with pytest.raises(InvalidRequest, match="no dataset folder"):
-        client.warm("a: 1")
+        client.warm(WarmCall(manifest="a: 1"))
 
 
 def test_bad_image_is_called_what_its_caller_calls_it(client: EmbeddingCacheClient) -> None:

@@ -64,3 +64,8 @@ def test_images_are_shared_too_and_records_are_the_first_ones() -> None:
     for _ in range(2):
         spread.encode_image(record, b"a")
     assert [len(device.held) for device in devices] == [1, 1]
+
+
+def test_identities_are_the_first_ones() -> None:
+    devices = Held(), Held()
+    assert Spread(devices).identities == devices[0].identities

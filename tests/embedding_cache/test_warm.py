@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from diptych.embedding_cache.needs import NeedsConfig
-from diptych.embedding_cache.ports import Stage
+from diptych.embedding_cache.ports import NeedsConfig, Stage
 from diptych.embeddings.upkeep import gc
 from diptych.errors import DatasetInvalid, ExpertMissing
 from support.warming import (
@@ -107,8 +106,9 @@ def test_what_is_made_on_demand_is_made_where_that_is_forced(tmp_path: Path) -> 
     manifest = a_dataset(tmp_path, 2, "cache: {images: on_demand, prompts: on_demand}")
     counts = []
     for force in (False, True):
-        with a_warmer(tmp_path, BASE, needs=NeedsConfig(force=force)) as (warmer, _):
-            counts.append(warmed(warmer, manifest).num_encoded)
+        with a_warmer(tmp_path, BASE) as (warmer, _):
+            outcome = warmed(warmer, manifest, needs=NeedsConfig(force=force))
+            counts.append(outcome.num_encoded)
     assert counts == [0, 4]
 
 

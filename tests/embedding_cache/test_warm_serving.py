@@ -8,6 +8,7 @@ import pytest
 
 from diptych.clients.config import ClientConfig
 from diptych.clients.embedding_cache import EmbeddingCacheClient
+from diptych.clients.embedding_values import WarmCall
 from diptych.embedding_cache.server import BackgroundCache
 from diptych.embedding_cache.settings import CacheSettings, Settings
 from diptych.embedding_cache.warm_serving import server_places
@@ -52,13 +53,14 @@ def test_second_stage_of_a_fine_tune_encodes_nothing(
     manifest = a_dataset(data, 5)
     heard: list[tuple[int, int]] = []
     first = client.warm(
-        manifest, stages=["base"], progress=lambda done, total: heard.append((done, total))
+        WarmCall(manifest=manifest, stages=["base"]),
+        progress=lambda done, total: heard.append((done, total)),
     )
     misses, made = (
         metrics(server, name)
         for name in ("diptych_cache_misses_total", "diptych_cache_encode_batch_size_sum")
     )
-    second = client.warm(manifest, stages=["refiner"])
+    second = client.warm(WarmCall(manifest=manifest, stages=["refiner"]))
     assert (first.num_total, first.num_encoded, misses, made) == (10, 10, 10.0, 10.0)
     assert (second.num_total, second.num_present, second.num_encoded) == (10, 10, 0)
     assert metrics(server, "diptych_cache_misses_total") == misses
@@ -72,7 +74,7 @@ def test_manifest_does_not_lead_out_of_the_folder(client: EmbeddingCacheClient) 
     outside = "datasets: [{id: one, source: {type: folder, path: %s}}]"
     for path in ("..", "/etc"):
         with pytest.raises(DatasetInvalid, match="outside"):
-            client.warm(outside % path)
+            client.warm(WarmCall(manifest=outside % path))
 
 
 def test_bucket_and_hub_are_refused_unless_the_settings_name_them(
@@ -81,15 +83,15 @@ def test_bucket_and_hub_are_refused_unless_the_settings_name_them(
     bucket = "type: s3, bucket: some-bucket, prefix: p, endpoint_url: 'http://127.0.0.1:1'"
     for source in (bucket, "type: huggingface, dataset: a/b"):
         with pytest.raises(DatasetInvalid, match="may not be read here"):
-            client.warm(f"datasets: [{{id: one, source: {{{source}}}}}]")
+            client.warm(WarmCall(manifest=f"datasets: [{{id: one, source: {{{source}}}}}]"))
     with pytest.raises(DatasetInvalid, match="may not be asked from here"):
-        client.warm(f"datasets: [{{id: one, source: {{{bucket}}}}}]")
+        client.warm(WarmCall(manifest=f"datasets: [{{id: one, source: {{{bucket}}}}}]"))
 
 
 def test_images_that_cannot_be_used_are_named(client: EmbeddingCacheClient, data: Path) -> None:
     manifest = a_dataset(data / "more", 2).replace("path: in", "path: more/in")
     (data / "more" / "in" / "p0.png").write_bytes(b"no picture")
-    result = client.warm(manifest)
+    result = client.warm(WarmCall(manifest=manifest))
     assert (result.num_total, result.num_failed, list(result.failures)) == (2, 1, ["one: p0.png"])
 
 
@@ -114,5 +116,5 @@ def test_server_without_data_says_so(tmp_path: Path) -> None:
         EmbeddingCacheClient(ClientConfig(channel=channel)) as client,
         pytest.raises(InvalidRequest, match="no dataset folder"),
     ):
-        client.warm("datasets: []")
+        client.warm(WarmCall(manifest="datasets: []"))
     server.stop()

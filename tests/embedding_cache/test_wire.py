@@ -4,16 +4,19 @@ from typing import Any
 
 import pytest
 
-from diptych.embedding_cache.ports import CacheMode, Stage
+from diptych.embedding_cache.ports import CacheMode, NeedsConfig, Stage
 from diptych.embedding_cache.wire import (
     checked_keys,
     image_order,
     images_order,
     prompts_order,
-    warm_stages,
+    warm_order,
 )
 from diptych.errors import InvalidRequest
 from diptych.v1 import embedding_cache_pb2 as pb
+from diptych.v1 import types_pb2
+
+HOSTED = (Stage.BASE, Stage.REFINER)
 
 SIZES: dict[str, Any] = {
     "resized_width": 64,
@@ -116,9 +119,38 @@ def test_stages_to_warm_up_for_are_named_once() -> None:
     message = pb.WarmDatasetRequest(
         manifest="a: 1", stages=[pb.ENCODER_STAGE_REFINER, pb.ENCODER_STAGE_REFINER]
     )
-    assert warm_stages(message) == (Stage.REFINER,)
+    assert warm_order(message, hosted=HOSTED).stages == (Stage.REFINER,)
+
+
+def test_warm_up_that_says_no_more_is_for_every_stage_and_one_epoch() -> None:
+    order = warm_order(pb.WarmDatasetRequest(manifest="a: 1"), hosted=HOSTED)
+    assert (order.manifest, order.stages, order.needs) == ("a: 1", HOSTED, NeedsConfig())
+
+
+def test_what_a_run_needs_is_read_as_it_was_sent() -> None:
+    message = pb.WarmDatasetRequest(
+        manifest="a: 1",
+        batch_size=4,
+        num_epochs=3,
+        long_prompt=types_pb2.LONG_PROMPT_CHUNK,
+        force=True,
+    )
+    expected = NeedsConfig(batch_size=4, num_epochs=3, long_prompt="chunk", force=True)
+    assert warm_order(message, hosted=HOSTED).needs == expected
+
+
+def test_everything_wrong_with_a_warm_up_is_named() -> None:
+    message = pb.WarmDatasetRequest(
+        manifest="a: 1",
+        batch_size=-1,
+        num_epochs=1001,
+        long_prompt=types_pb2.LONG_PROMPT_ERROR,
+    )
+    with pytest.raises(InvalidRequest) as caught:
+        warm_order(message, hosted=HOSTED)
+    assert sorted(fields_of(caught)) == ["batch_size", "long_prompt", "num_epochs"]
 
 
 def test_empty_manifest_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="manifest"):
-        warm_stages(pb.WarmDatasetRequest())
+        warm_order(pb.WarmDatasetRequest(), hosted=HOSTED)

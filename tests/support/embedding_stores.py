@@ -15,10 +15,12 @@ from diptych.embedding_cache.ports import (
     StoreCounts,
     TierCounts,
 )
+from diptych.embeddings.encoders import EncoderIdentities
 from diptych.embeddings.entry import Entry, TensorValue, write_entry
 from diptych.embeddings.key import EncoderIdentity, ImageRecord, Preprocessing, PromptRecord
 from diptych.embeddings.memory import Held
 from diptych.errors import ImageInvalid, PromptTooLong
+from support.identities import identities_of
 
 __all__ = ["FakeEncoding", "FakeStore"]
 
@@ -118,6 +120,10 @@ class FakeEncoding:
     def __init__(self) -> None:
         self.num_encoded = 0
         self.threads = ThreadPoolExecutor(1)
+
+    @property
+    def identities(self) -> EncoderIdentities:
+        return identities_of(IDENTITY)
 
     def prompt_record(self, wish: PromptWish) -> PromptRecord:
         text = wish.text or ""

@@ -1,4 +1,4 @@
-"""The training service over loopback, its ledger a file, its workers fake, for two tenants."""
+"""The training service over loopback, its ledger a file, its workers fake, for many tenants."""
 
 import contextlib
 import hashlib
@@ -25,9 +25,15 @@ from support.owned_jobs import means
 __all__ = ["ESTIMATE", "Served", "check", "training_server"]
 
 ESTIMATE: Final = Estimate(
-    peak_memory_bytes=1, disk_bytes=2, num_trained_parameters=3, num_steps=4, seconds=5.5
+    experts=(),
+    peak_memory_bytes=1,
+    disk_bytes=2,
+    num_trained_parameters=3,
+    num_steps=4,
+    num_images=4,
+    seconds=5.5,
 )
-TOKENS: Final = {"alice": "token-a", "bob": "token-b"}
+TENANTS: Final = tuple(f"tenant-{number}" for number in range(100))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +41,8 @@ class Served:
     """A running server."""
 
     server: BackgroundTraining
-    clients: dict[str, ClientConfig]
-    """By tenant."""
+    tenants: Iterator[tuple[str, ClientConfig]]
+    """Each once: those that have no jobs yet, and how to call for them."""
     removed: list[tuple[str, str]]
     """Jobs whose files were removed."""
 
@@ -51,7 +57,11 @@ def check(text: str) -> Checked:
 
 @contextlib.contextmanager
 def training_server(
-    folder: Path, *, max_running: int = 1, change: Callable[[Hosting], Hosting] = lambda one: one
+    folder: Path,
+    *,
+    max_running: int = 1,
+    port: int = 0,
+    change: Callable[[Hosting], Hosting] = lambda one: one,
 ) -> Iterator[Served]:
     """Serve until the block ends; several may share ``folder`` and so its ledger."""
     removed: list[tuple[str, str]] = []
@@ -84,15 +94,15 @@ def training_server(
 
     folder.mkdir(parents=True, exist_ok=True)
     tokens = folder / "tokens"
-    lines = (f"{t} {hashlib.sha256(token.encode()).hexdigest()}" for t, token in TOKENS.items())
+    lines = (f"{one} {hashlib.sha256(f'token of {one}'.encode()).hexdigest()}" for one in TENANTS)
     tokens.write_text("\n".join(lines))
-    own = TrainingSettings(port=0, metrics_port=0, auth_tokens_file=tokens, grace_s=5.0)
+    own = TrainingSettings(port=port, metrics_port=0, auth_tokens_file=tokens, grace_s=5.0)
     server = BackgroundTraining(Settings(home=folder, training=own), load)
     server.start(timeout_s=30.0)
     try:
         channel = ChannelConfig(address=server.address, max_attempts=1)
         config = ClientConfig(channel=channel, timeout_s=30.0)
-        clients = {tenant: replace(config, token=token) for tenant, token in TOKENS.items()}
-        yield Served(server=server, clients=clients, removed=removed)
+        tenants = ((one, replace(config, token=f"token of {one}")) for one in TENANTS)
+        yield Served(server=server, tenants=tenants, removed=removed)
     finally:
         server.stop()

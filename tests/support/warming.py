@@ -21,17 +21,26 @@ from diptych.datasets.plan import make_plans
 from diptych.digest import Digest
 from diptych.embedding_cache.claims import open_claims
 from diptych.embedding_cache.local_engine import EngineConfig, LocalEngine
-from diptych.embedding_cache.needs import Needs, NeedsConfig, list_needs
+from diptych.embedding_cache.needs import Needs, list_needs
 from diptych.embedding_cache.places import store_config
-from diptych.embedding_cache.ports import Encoding, PromptWish, Stage, WarmOutcome
+from diptych.embedding_cache.ports import (
+    Encoding,
+    NeedsConfig,
+    PromptWish,
+    Stage,
+    WarmOrder,
+    WarmOutcome,
+)
 from diptych.embedding_cache.settings import CacheSettings, Settings
 from diptych.embedding_cache.stores import TenantStore, TenantStores
 from diptych.embedding_cache.tally import Progress
 from diptych.embedding_cache.warm import WarmConfig, Warmer
+from diptych.embeddings.encoders import EncoderIdentities
 from diptych.embeddings.entry import Entry, TensorValue, write_entry
 from diptych.embeddings.key import EncoderIdentity, ImageRecord, Preprocessing, PromptRecord
 from diptych.embeddings.tiers import open_packs
 from diptych.errors import PromptTooLong
+from support.identities import identities_of
 from support.made_pictures import write_pictures
 
 __all__ = [
@@ -69,6 +78,10 @@ class HashEncoding:
         self.thread = ThreadPoolExecutor(1)
         self._pause_s = pause_s
 
+    @property
+    def identities(self) -> EncoderIdentities:
+        return identities_of(self.identity)
+
     def prompt_record(self, wish: PromptWish) -> PromptRecord:
         text = wish.text or ""
         if len(text) > MAX_CHARACTERS and wish.long_prompt == "error":
@@ -102,6 +115,10 @@ class Noted:
     def __init__(self, encoding: Encoding, notes: Path) -> None:
         self._encoding = encoding
         self._notes = os.open(notes, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+    @property
+    def identities(self) -> EncoderIdentities:
+        return self._encoding.identities
 
     def prompt_record(self, wish: PromptWish) -> PromptRecord:
         return self._encoding.prompt_record(wish)
@@ -155,7 +172,6 @@ def a_warmer(
     encodings: Mapping[Stage, Encoding],
     *,
     folder: Path | None = None,
-    needs: NeedsConfig | None = None,
 ) -> Iterator[tuple[Warmer, TenantStore]]:
     """Give a warmer over real packs below ``home``, and the store of its tenant."""
     config = store_config(settings_in(home))
@@ -166,7 +182,7 @@ def a_warmer(
                 store_of=lambda _: store,
                 claims_of=lambda _, dataset: open_claims(config, dataset),
                 engine_of=partial(LocalEngine, encodings, config=EngineConfig(shard_entries=SHARD)),
-                config=WarmConfig(folder=folder or home, needs=needs or NeedsConfig()),
+                config=WarmConfig(folder=folder or home),
             ),
             store,
         )
@@ -181,12 +197,17 @@ def a_store(home: Path) -> Iterator[TenantStore]:
 
 
 def warmed(
-    warmer: Warmer, manifest: str, *stages: Stage, progress: Progress = lambda *_: None
+    warmer: Warmer,
+    manifest: str,
+    *stages: Stage,
+    needs: NeedsConfig | None = None,
+    progress: Progress = lambda *_: None,
 ) -> WarmOutcome:
     """Warm up for the default tenant; for the base unless stages are given."""
-    return warmer.warm(
-        manifest, stages or [Stage.BASE], tenant="default", go_on=lambda: None, progress=progress
+    order = WarmOrder(
+        manifest=manifest, stages=stages or (Stage.BASE,), needs=needs or NeedsConfig()
     )
+    return warmer.warm(order, tenant="default", go_on=lambda: None, progress=progress)
 
 
 def needs_in(

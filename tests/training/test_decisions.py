@@ -59,6 +59,11 @@ def test_users_error_is_not_tried_again() -> None:
     )
 
 
+def test_users_error_that_the_owner_found_is_not_tried_again() -> None:
+    cause = Fault(reason="JOB_INVALID", message="m", is_users=True)
+    assert decided(Ended(cause=cause)).state is JobState.FAILED
+
+
 def test_fault_is_tried_again_later() -> None:
     found = decided(told("failed"))
     assert (found.state, found.not_before_s) == (JobState.QUEUED, 4.0)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.markup import escape
@@ -14,7 +14,8 @@ from diptych.cli.embedded import check_models, client_config, model_sources, nee
 from diptych.cli.options import AsJson, BaseModelOption, RefinerModelOption, Server, TokenFile
 from diptych.cli.report import EXIT_FAILED, Report, reporting
 from diptych.clients.embedding_cache import EmbeddingCacheClient
-from diptych.embedding_cache.ports import Stage, WarmOutcome
+from diptych.clients.embedding_values import WarmCall
+from diptych.embedding_cache.ports import NeedsConfig, Stage, WarmOutcome
 from diptych.embedding_cache.settings import Settings, load_settings
 from diptych.errors import DatasetInvalid, FieldViolation, InvalidRequest
 from diptych.rpc.auth import DEFAULT_TENANT
@@ -71,10 +72,7 @@ class Wanted:
     file: Path
     stages: tuple[Stage, ...]
     """Empty: all that there are."""
-    num_epochs: int
-    batch_size: int
-    long_prompt: Literal["truncate", "chunk"]
-    force: bool
+    needs: NeedsConfig
 
 
 def warm(
@@ -106,7 +104,6 @@ def warm(
         )
         _check_flags(engine, server, ray_address, base=base, refiner=refiner)
         if server is not None:
-            _check_served(wanted)
             with EmbeddingCacheClient(client_config(server, token_file)) as client:
                 outcome = _at_server(report, client, wanted)
         else:
@@ -148,10 +145,12 @@ def _wanted(
     return Wanted(
         file=file,
         stages=tuple(known[stage] for stage in dict.fromkeys(stages or ())),
-        num_epochs=epochs,
-        batch_size=batch_size,
-        long_prompt="chunk" if long_prompt == "chunk" else "truncate",
-        force=force,
+        needs=NeedsConfig(
+            num_epochs=epochs,
+            batch_size=batch_size,
+            long_prompt="chunk" if long_prompt == "chunk" else "truncate",
+            force=force,
+        ),
     )
 
 
@@ -180,27 +179,6 @@ def _check_flags(
     check_models(server, base=base, refiner=refiner)
 
 
-def _check_served(wanted: Wanted) -> None:
-    """Check that nothing is asked of a server that it cannot be told.
-
-    Raises:
-        InvalidRequest: Something is.
-    """
-    told = {
-        "--epochs": wanted.num_epochs != 1,
-        "--batch-size": wanted.batch_size != 1,
-        "--long-prompt": wanted.long_prompt != "truncate",
-        "--force": wanted.force,
-    }
-    violations = [
-        FieldViolation(field=flag, description="is for a warm-up from here, not at a server")
-        for flag, is_told in told.items()
-        if is_told
-    ]
-    if violations:
-        raise InvalidRequest(violations)
-
-
 def _at_server(report: Report, client: EmbeddingCacheClient, wanted: Wanted) -> WarmOutcome:
     """Let a server warm up, with its own files and buckets."""
     try:
@@ -208,15 +186,24 @@ def _at_server(report: Report, client: EmbeddingCacheClient, wanted: Wanted) -> 
     except (OSError, UnicodeDecodeError) as error:
         problem = f"cannot read {wanted.file}: {error}"
         raise DatasetInvalid([FieldViolation(field="manifest", description=problem)]) from error
-    stages = [stage.value for stage in wanted.stages]
+    call = WarmCall(
+        manifest=manifest,
+        stages=[stage.value for stage in wanted.stages],
+        batch_size=wanted.needs.batch_size,
+        num_epochs=wanted.needs.num_epochs,
+        long_prompt=wanted.needs.long_prompt,
+        force=wanted.needs.force,
+    )
     with _moving(report) as move:
-        result = client.warm(manifest, stages=stages, progress=move, timeout_s=math.inf)
+        result = client.warm(call, progress=move, timeout_s=math.inf)
     return WarmOutcome(
         dataset=result.dataset,
         num_total=result.num_total,
         num_present=result.num_present,
         num_encoded=result.num_encoded,
         failures=tuple(result.failures.items()),
+        num_cut=result.num_cut,
+        left_out=tuple(result.left_out.items()),
     )
 
 
@@ -235,6 +222,7 @@ def _here(
         return warmer.warm_manifest(
             manifest,
             wanted.stages or warmer.stages,
+            wanted.needs,
             tenant=DEFAULT_TENANT,
             go_on=lambda: None,
             progress=lambda done, total, _encoded, _failed: move(done, total),
@@ -246,21 +234,11 @@ def _warmer(
     settings: Settings, wanted: Wanted, *, engine: str, ray_address: str | None
 ) -> "Iterator[Warmer]":
     """Give what warms up: this machine, or a cluster."""
-    from diptych.embedding_cache.needs import NeedsConfig
     from diptych.embedding_cache.warm import WarmConfig
     from diptych.embedding_cache.warm_loading import warming_here, warming_on_ray
     from diptych.embedding_cache.warm_serving import facts_file
 
-    config = WarmConfig(
-        folder=wanted.file.parent,
-        facts=facts_file(settings),
-        needs=NeedsConfig(
-            num_epochs=wanted.num_epochs,
-            batch_size=wanted.batch_size,
-            long_prompt=wanted.long_prompt,
-            force=wanted.force,
-        ),
-    )
+    config = WarmConfig(folder=wanted.file.parent, facts=facts_file(settings))
     if engine == "ray":
         with warming_on_ray(settings, config, address=ray_address) as warmer:
             yield warmer

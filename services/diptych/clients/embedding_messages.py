@@ -8,7 +8,6 @@ from typing import Final
 
 from google.protobuf.duration_pb2 import Duration
 
-from diptych.clients.adapter_values import OnProgress
 from diptych.clients.embedding_values import (
     CacheStats,
     EncodedEmbedding,
@@ -18,7 +17,6 @@ from diptych.clients.embedding_values import (
     ImagesCall,
     PromptsCall,
     TierStats,
-    WarmResult,
 )
 from diptych.clients.message_fields import INT32, INT64, chosen, integer, unicode
 from diptych.digest import Digest
@@ -36,12 +34,9 @@ __all__ = [
     "prompts_request",
     "read_encoded",
     "read_evicted",
+    "read_key",
     "read_keys",
     "read_stats",
-    "read_warm_result",
-    "warm_request",
-    "warmed",
-    "whole",
     "write_messages",
 ]
 
@@ -139,18 +134,6 @@ def write_messages(entries: Iterable[tuple[Digest, bytes]]) -> Iterator[pb.Write
             yield pb.WriteEmbeddingsRequest(chunk=chunk)
 
 
-def warm_request(manifest: str, stages: Sequence[str], request_id: str) -> pb.WarmDatasetRequest:
-    """Return the message that asks to warm up for a dataset.
-
-    Raises:
-        InvalidRequest: A stage is none.
-    """
-    wanted = [chosen("stages", stage, STAGES) for stage in stages]
-    return pb.WarmDatasetRequest(
-        request_id=request_id, manifest=unicode("manifest", manifest), stages=wanted
-    )
-
-
 def evict_keys_request(keys: Iterable[Digest], *, dry_run: bool) -> pb.EvictEmbeddingsRequest:
     """Return the message that drops some embeddings."""
     named = pb.EvictKeys(keys=[bytes.fromhex(key.hex) for key in keys])
@@ -186,7 +169,7 @@ def read_encoded(messages: Iterable[pb.EncodedEmbedding]) -> list[EncodedEmbeddi
             values[message.key] = message.value
         found.append(
             EncodedEmbedding(
-                key=_key(message.key),
+                key=read_key(message.key),
                 source=SOURCES.get(message.source, "unknown"),
                 size_bytes=message.size_bytes,
                 value=values.get(message.key),
@@ -195,21 +178,21 @@ def read_encoded(messages: Iterable[pb.EncodedEmbedding]) -> list[EncodedEmbeddi
     return found
 
 
+def read_key(data: bytes) -> Digest:
+    """Return a key as a digest.
+
+    Raises:
+        ResponseCorrupt: It is none.
+    """
+    try:
+        return Digest(hex=data.hex())
+    except ValueError as error:
+        raise ResponseCorrupt(f"a key of {len(data)} bytes") from error
+
+
 def read_keys(keys: Iterable[bytes]) -> list[Digest]:
     """Return keys as digests."""
-    return [_key(key) for key in keys]
-
-
-def read_warm_result(message: pb.WarmResult) -> WarmResult:
-    """Return what ``message`` says came of a warm-up."""
-    return WarmResult(
-        dataset=_key(message.dataset),
-        num_total=message.num_total,
-        num_present=message.num_present,
-        num_encoded=message.num_encoded,
-        failures={one.item: one.problem for one in message.failures},
-        num_failed=message.num_failed,
-    )
+    return [read_key(key) for key in keys]
 
 
 def read_stats(message: pb.GetCacheStatsResponse) -> CacheStats:
@@ -313,7 +296,7 @@ class EmbeddingReader:
         right = len(value) == header.size_bytes
         if not right or hashlib.sha256(value).digest() != header.sha256:
             raise ResponseCorrupt(f"embedding {header.key.hex()} has other bytes than announced")
-        return _key(header.key), value
+        return read_key(header.key), value
 
 
 def key_groups(keys: Sequence[Digest]) -> Iterator[Sequence[Digest]]:
@@ -321,33 +304,6 @@ def key_groups(keys: Sequence[Digest]) -> Iterator[Sequence[Digest]]:
     distinct = list(dict.fromkeys(keys))
     for start in range(0, len(distinct), MAX_KEYS):
         yield distinct[start : start + MAX_KEYS]
-
-
-def warmed(message: pb.WarmDatasetResponse, progress: OnProgress | None) -> WarmResult | None:
-    """Tell of a warm-up's progress, or return its result."""
-    if message.HasField("result"):
-        return read_warm_result(message.result)
-    if progress is not None and message.HasField("progress"):
-        progress(message.progress.num_done, message.progress.num_total)
-    return None
-
-
-def whole(result: WarmResult | None) -> WarmResult:
-    """Return a warm-up's result.
-
-    Raises:
-        ResponseCorrupt: None came.
-    """
-    if result is None:
-        raise ResponseCorrupt("a warm-up ended without its result")
-    return result
-
-
-def _key(data: bytes) -> Digest:
-    try:
-        return Digest(hex=data.hex())
-    except ValueError as error:
-        raise ResponseCorrupt(f"a key of {len(data)} bytes") from error
 
 
 def _seconds(duration: Duration) -> float:

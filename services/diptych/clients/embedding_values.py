@@ -16,6 +16,7 @@ __all__ = [
     "ImagesCall",
     "PromptsCall",
     "TierStats",
+    "WarmCall",
     "WarmResult",
     "Written",
 ]
@@ -79,6 +80,24 @@ class Written:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WarmCall:
+    """What to warm up for."""
+
+    manifest: str
+    """A dataset's, its text."""
+    stages: Sequence[str] = ()
+    """base, refiner; none is all that the server hosts."""
+    batch_size: int = 1
+    """The job's: buckets with fewer images than that are merged."""
+    num_epochs: int = 1
+    """Where each epoch crops or flips anew."""
+    long_prompt: str | None = None
+    """truncate or chunk; None is truncate."""
+    force: bool = False
+    """Whether datasets that are encoded on demand are encoded all the same."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WarmResult:
     """What came of a warm-up."""
 
@@ -89,6 +108,10 @@ class WarmResult:
     failures: Mapping[str, str]
     """Item to what is wrong with it, the first thousand."""
     num_failed: int
+    num_cut: int
+    """Captions that are longer than the encoders' window, and lost their end."""
+    left_out: Mapping[str, str]
+    """Dataset and kind of which nothing is made, to why, the first thousand."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -88,10 +88,10 @@ def read_created(message: pb.CreateTrainingJobResponse) -> CreatedJob:
     return CreatedJob(
         job=read_job(message.job) if message.HasField("job") else None,
         estimate=JobEstimate(
-            peak_memory_bytes=found.peak_memory_bytes,
-            disk_bytes=found.disk_bytes,
-            num_trained_parameters=found.num_trained_parameters,
-            num_steps=found.num_steps,
+            peak_memory_bytes=_known(found, "peak_memory_bytes"),
+            disk_bytes=_known(found, "disk_bytes"),
+            num_trained_parameters=_known(found, "num_trained_parameters"),
+            num_steps=_known(found, "num_steps"),
             seconds=found.duration.ToNanoseconds() / 1e9 if found.HasField("duration") else None,
         ),
     )
@@ -139,6 +139,10 @@ def read_event(message: pb.TrainingEvent) -> TrainingEvent:
         attempt=message.attempt,
         event=_event(message),
     )
+
+
+def _known(message: pb.TrainingEstimate, name: str) -> int | None:
+    return int(getattr(message, name)) if message.HasField(name) else None  # type: ignore[arg-type]
 
 
 def _event(message: pb.TrainingEvent) -> Event:

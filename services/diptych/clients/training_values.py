@@ -85,11 +85,12 @@ class JobResult:
 class JobEstimate:
     """What a job would take, as far as can be told before it runs."""
 
-    peak_memory_bytes: int
-    disk_bytes: int
-    num_trained_parameters: int
-    num_steps: int
-    """0: not known before the dataset is indexed."""
+    peak_memory_bytes: int | None
+    """Of one device; None, as of the next two, where the server never fetched a model."""
+    disk_bytes: int | None
+    num_trained_parameters: int | None
+    num_steps: int | None
+    """Of one expert; None where the job says epochs."""
     seconds: float | None
 
 

@@ -9,13 +9,22 @@ from diptych.embedding_cache.ports import (
     EncodingCounts,
     Found,
     Reclaimed,
+    Stage,
     StoreCounts,
     WarmOutcome,
 )
+from diptych.embeddings.encoders import EncoderIdentities
+from diptych.embeddings.key import EncoderIdentity
 from diptych.errors import FieldViolation, InvalidRequest
 from diptych.v1 import embedding_cache_pb2 as pb
 
-__all__ = ["encoded_embeddings", "eviction_answer", "stats_answer", "warm_result"]
+__all__ = [
+    "encoded_embeddings",
+    "encoders_answer",
+    "eviction_answer",
+    "stats_answer",
+    "warm_result",
+]
 
 MAX_VALUES_BYTES: Final = 3 << 20
 """Of the values inside one message, whose limit is 4 MiB."""
@@ -25,6 +34,10 @@ SOURCES: Final = {
     "memory": pb.EMBEDDING_SOURCE_MEMORY,
     "disk": pb.EMBEDDING_SOURCE_DISK,
     "remote": pb.EMBEDDING_SOURCE_REMOTE,
+}
+STAGES: Final = {
+    Stage.BASE: pb.ENCODER_STAGE_BASE,
+    Stage.REFINER: pb.ENCODER_STAGE_REFINER,
 }
 KINDS: Final = {"prompt": pb.EMBEDDING_KIND_PROMPT, "image": pb.EMBEDDING_KIND_IMAGE}
 
@@ -66,7 +79,37 @@ def warm_result(outcome: WarmOutcome) -> pb.WarmResult:
             pb.WarmFailure(item=item, problem=problem)
             for item, problem in outcome.failures[:MAX_FAILURES]
         ],
+        num_cut=outcome.num_cut,
+        left_out=[
+            pb.WarmOmission(what=what, why=why) for what, why in outcome.left_out[:MAX_FAILURES]
+        ],
     )
+
+
+def encoders_answer(hosted: Mapping[Stage, EncoderIdentities]) -> pb.GetEncodersResponse:
+    """Return the message of the encoders of each stage."""
+    answer = pb.GetEncodersResponse()
+    for stage, found in hosted.items():
+        prompt_probe, image_probe = found.probes
+        answer.encoders.add(
+            stage=STAGES[stage],
+            family=found.family,
+            prompt=_identity(found.prompt),
+            image=_identity(found.image),
+            window_tokens=found.window_tokens,
+            hidden_width=found.hidden_width,
+            pooled_width=found.pooled_width,
+            latents=pb.LatentSpace(
+                channels=found.latents.channels,
+                pixels_per_latent=found.latents.pixels_per_latent,
+                scaling_factor=found.latents.scaling_factor,
+                latents_mean=found.latents.latents_mean,
+                latents_std=found.latents.latents_std,
+            ),
+            prompt_probe=bytes.fromhex(prompt_probe.hex),
+            image_probe=bytes.fromhex(image_probe.hex),
+        )
+    return answer
 
 
 def stats_answer(
@@ -99,4 +142,10 @@ def eviction_answer(reclaimed: Reclaimed) -> pb.EvictEmbeddingsResponse:
         evicted_bytes=reclaimed.evicted_bytes,
         num_kept=reclaimed.num_kept,
         kept_bytes=reclaimed.kept_bytes,
+    )
+
+
+def _identity(encoder: EncoderIdentity) -> pb.EncoderIdentity:
+    return pb.EncoderIdentity(
+        fingerprint=encoder.fingerprint, precision=encoder.precision, stored=encoder.stored
     )

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from diptych.digest import Digest
+from diptych.embeddings.encoders import EncoderIdentities, LatentSpace
 from diptych.embeddings.entry import write_entry
 from diptych.embeddings.key import (
     EncoderIdentity,
@@ -65,11 +66,30 @@ class Encoders:
 
     def __init__(self, expert: Expert | Conditioner, config: EncodingConfig | None = None) -> None:
         config = config or EncodingConfig()
-        self._text, self._vae = expert.text, expert.vae
+        self._text, self._vae, self._family = expert.text, expert.vae, expert.family
         # In a record None is zeros: what this expert makes of it was decided when that was made.
         self._recorded = TextEncoders(expert.text.encoders, zeros_for_none=True)
         self.prompt_identity: EncoderIdentity = prompt_identity(expert.text, config.prompts)
         self.image_identity: EncoderIdentity = image_identity(expert.vae, config.images)
+
+    @property
+    def identities(self) -> EncoderIdentities:
+        """Whose they are, and in which space what they make lies."""
+        return EncoderIdentities(
+            family=self._family.name,
+            prompt=self.prompt_identity,
+            image=self.image_identity,
+            window_tokens=self._text.window_tokens,
+            hidden_width=self._text.hidden_dim,
+            pooled_width=self._text.pooled_dim,
+            latents=LatentSpace(
+                channels=self._vae.latent_channels,
+                pixels_per_latent=self._vae.pixels_per_latent,
+                scaling_factor=self._vae.scaling_factor,
+                latents_mean=self._vae.latents_mean or (),
+                latents_std=self._vae.latents_std or (),
+            ),
+        )
 
     @property
     def size_multiple(self) -> int:

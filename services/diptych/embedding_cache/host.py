@@ -13,6 +13,7 @@ from diptych.digest import Digest
 from diptych.embedding_cache.batching import BatchConfig, Batcher
 from diptych.embedding_cache.encoding import Encoders, ImageWork, Work, shape_of
 from diptych.embedding_cache.ports import EncodingCounts, PromptWish
+from diptych.embeddings.encoders import EncoderIdentities
 from diptych.embeddings.key import ImageRecord, Preprocessing, PromptRecord
 from diptych.errors import QueueFull
 from diptych.telemetry.cache_metrics import CacheMetrics
@@ -134,6 +135,11 @@ class StageEncoders:
     def __init__(self, encoders: Encoders, device: Device) -> None:
         self._encoders, self._device = encoders, device
         device.add(encoders)
+
+    @property
+    def identities(self) -> EncoderIdentities:
+        """Return whose encoders they are."""
+        return self._encoders.identities
 
     def prompt_record(self, wish: PromptWish) -> PromptRecord:
         """Return everything that a text's embedding depends on; errors name the wish's field."""

@@ -8,32 +8,16 @@ from typing import Final, Literal
 from diptych.datasets.plan import Plan
 from diptych.datasets.spec import CacheMode, DatasetSpec
 from diptych.digest import Digest
-from diptych.embedding_cache.ports import Encoding, PromptWish, Stage
-from diptych.embeddings.key import EncoderIdentity, ImageRecord, Preprocessing, PromptRecord
+from diptych.embedding_cache.ports import Encoding, NeedsConfig, PromptWish, Stage
+from diptych.embeddings.key import EncoderIdentity, ImageRecord, PromptRecord
 from diptych.errors import DatasetInvalid, FieldViolation, PromptTooLong
 
-__all__ = ["Need", "Needs", "NeedsConfig", "Shard", "list_needs", "shards_of"]
+__all__ = ["Need", "Needs", "Shard", "list_needs", "shards_of"]
 
 Kind = Literal["prompt", "image"]
 KINDS: Final[tuple[Kind, ...]] = ("prompt", "image")
 EVALUATION: Final = 0
 """The epoch that an evaluation set is seen in."""
-_PROBE: Final = Preprocessing(resized=(512, 512), crop=(0, 0, 512, 512))
-"""What tells whose images' keys are equal; nothing is encoded so."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NeedsConfig:
-    """What of a run decides which embeddings it asks for."""
-
-    num_epochs: int = 1
-    """That are warmed up for; where no crop and no flip is drawn, every epoch sees the same."""
-    batch_size: int = 1
-    """The job's: buckets with fewer images than that are merged."""
-    long_prompt: Literal["truncate", "chunk"] = "truncate"
-    """What is done with captions beyond the encoders' window."""
-    force: bool = False
-    """Whether datasets that are encoded on demand are encoded all the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,12 +168,8 @@ def _alike(encodings: Mapping[Stage, Encoding], kind: Kind) -> list[list[Stage]]
     """Return the stages in groups that have the same encoders of a kind, and so the same keys."""
     groups: dict[EncoderIdentity, list[Stage]] = {}
     for stage, encoding in encodings.items():
-        record: PromptRecord | ImageRecord
-        if kind == "prompt":
-            record = encoding.prompt_record(PromptWish(text=""))
-        else:
-            record = encoding.image_record(Digest.of_bytes(b""), _PROBE)
-        groups.setdefault(record.encoder, []).append(stage)
+        found = encoding.identities
+        groups.setdefault(found.prompt if kind == "prompt" else found.image, []).append(stage)
     return list(groups.values())
 
 

@@ -4,9 +4,10 @@ import enum
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from diptych.digest import Digest
+from diptych.embeddings.encoders import EncoderIdentities
 from diptych.embeddings.key import ImageRecord, Preprocessing, PromptRecord
 from diptych.embeddings.memory import Held
 
@@ -17,12 +18,14 @@ __all__ = [
     "Found",
     "GoOn",
     "Hosting",
+    "NeedsConfig",
     "PromptWish",
     "Reclaimed",
     "Stage",
     "Store",
     "StoreCounts",
     "TierCounts",
+    "WarmOrder",
     "WarmOutcome",
     "WarmStore",
     "Warming",
@@ -178,6 +181,10 @@ class Encoding(Protocol):
     Returned futures are set by that thread; cancelling one that has not begun takes it back.
     """
 
+    @property
+    def identities(self) -> EncoderIdentities:
+        """Return whose encoders they are; the same for as long as the process lives."""
+
     def prompt_record(self, wish: PromptWish) -> PromptRecord:
         """Return everything that a text's embedding depends on.
 
@@ -232,6 +239,31 @@ class WarmStore(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NeedsConfig:
+    """What of a run decides which embeddings it asks for."""
+
+    num_epochs: int = 1
+    """That are warmed up for; where no crop and no flip is drawn, every epoch sees the same."""
+    batch_size: int = 1
+    """The job's: buckets with fewer images than that are merged."""
+    long_prompt: Literal["truncate", "chunk"] = "truncate"
+    """What is done with captions beyond the encoders' window."""
+    force: bool = False
+    """Whether datasets that are encoded on demand are encoded all the same."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WarmOrder:
+    """What a caller wants warmed up."""
+
+    manifest: str
+    """A dataset's, its text."""
+    stages: tuple[Stage, ...]
+    """Whose encoders."""
+    needs: NeedsConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WarmOutcome:
     """What came of a warm-up."""
 
@@ -252,8 +284,7 @@ class Warming(Protocol):
 
     def warm(
         self,
-        manifest: str,
-        stages: Sequence[Stage],
+        order: WarmOrder,
         *,
         tenant: str,
         go_on: GoOn,

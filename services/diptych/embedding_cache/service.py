@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import hashlib
-import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -16,33 +15,32 @@ from typing_extensions import override
 from diptych.digest import Digest
 from diptych.embedding_cache.answers import (
     encoded_embeddings,
+    encoders_answer,
     eviction_answer,
     stats_answer,
-    warm_result,
 )
 from diptych.embedding_cache.obtaining import Makes, Obtaining
 from diptych.embedding_cache.ports import (
     CacheMode,
     Encoding,
     Found,
-    GoOn,
     Hosting,
     Stage,
     Store,
-    WarmOutcome,
 )
 from diptych.embedding_cache.streams import (
     embedding_messages,
     received_embeddings,
     received_images,
 )
+from diptych.embedding_cache.warm_answers import warm_answers
 from diptych.embedding_cache.wire import (
     ImageOrder,
     ImagesOrder,
     checked_keys,
     images_order,
     prompts_order,
-    warm_stages,
+    warm_order,
 )
 from diptych.embeddings.entry import check_finite, read_entry
 from diptych.errors import (
@@ -50,7 +48,6 @@ from diptych.errors import (
     FieldViolation,
     InvalidRequest,
     PromptTooLong,
-    RequestCancelled,
     Starting,
 )
 from diptych.rpc.interceptors import current_caller
@@ -193,15 +190,24 @@ class EmbeddingCacheService(pb_grpc.EmbeddingCacheServiceServicer):
         self, request: pb.WarmDatasetRequest, context: Context
     ) -> AsyncIterator[pb.WarmDatasetResponse]:
         """Encode what a dataset needs."""
-        stages = warm_stages(request) or tuple(self._opened().encodings)
-        for stage in stages:
+        hosting = self._opened()
+        order = warm_order(request, hosted=tuple(hosting.encodings))
+        for stage in order.stages:
             self._encoding(stage)
-        async with contextlib.aclosing(self._warm(request.manifest, stages)) as answers:
+        if hosting.warming is None:
+            raise _invalid("manifest", "this server has no dataset folder")
+        answers = warm_answers(hosting.warming, order, current_caller(), self._warming)
+        async with contextlib.aclosing(answers):
             async for answer in answers:
-                if isinstance(answer, WarmOutcome):
-                    yield pb.WarmDatasetResponse(result=warm_result(answer))
-                else:
-                    yield pb.WarmDatasetResponse(progress=answer)
+                yield answer
+
+    @override
+    async def GetEncoders(
+        self, request: pb.GetEncodersRequest, context: Context
+    ) -> pb.GetEncodersResponse:
+        """Tell whose encoders are here."""
+        encodings = self._opened().encodings
+        return encoders_answer({stage: one.identities for stage, one in encodings.items()})
 
     @override
     async def GetCacheStats(
@@ -289,46 +295,6 @@ class EmbeddingCacheService(pb_grpc.EmbeddingCacheServiceServicer):
         finally:
             self._threads.submit(close)
 
-    async def _warm(
-        self, manifest: str, stages: Sequence[Stage]
-    ) -> AsyncGenerator[pb.WarmProgress | WarmOutcome]:
-        """Yield how far a warm-up is, then what came of it; leaving early ends it."""
-        warming = self._opened().warming
-        if warming is None:
-            raise _invalid("manifest", "this server has no dataset folder")
-        loop, news, left = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
-        latest: list[pb.WarmProgress] = []
-
-        def progress(done: int, total: int, encoded: int, failed: int) -> None:
-            latest[:] = [
-                pb.WarmProgress(
-                    num_done=done, num_total=total, num_encoded=encoded, num_failed=failed
-                )
-            ]
-            with contextlib.suppress(RuntimeError):  # the loop is gone only after its calls
-                loop.call_soon_threadsafe(news.set)
-
-        caller = current_caller()
-        work = partial(
-            warming.warm,
-            manifest,
-            stages,
-            tenant=caller.tenant,
-            go_on=_unless(left, caller.request_id),
-            progress=progress,
-        )
-        working = loop.run_in_executor(self._warming, work)
-        working.add_done_callback(lambda _: news.set())
-        try:
-            while not working.done():
-                await news.wait()
-                news.clear()
-                if latest and not working.done():
-                    yield latest.pop()
-            yield working.result()
-        finally:
-            left.set()
-
     async def _run(
         self,
         function: Callable[..., Result],
@@ -373,16 +339,6 @@ def _write(store: Store, key: Digest, value: bytes) -> bool:
     """
     check_finite(read_entry(value))
     return store.write(key, value)
-
-
-def _unless(left: threading.Event, request_id: str) -> GoOn:
-    """Return what raises once ``left`` is set: the caller of this call has gone."""
-
-    def go_on() -> None:
-        if left.is_set():
-            raise RequestCancelled(request_id)
-
-    return go_on
 
 
 def _invalid(field: str, problem: str) -> InvalidRequest:

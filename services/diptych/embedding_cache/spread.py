@@ -8,6 +8,7 @@ from functools import partial
 
 from diptych.digest import Digest
 from diptych.embedding_cache.ports import Encoding, PromptWish
+from diptych.embeddings.encoders import EncoderIdentities
 from diptych.embeddings.key import ImageRecord, Preprocessing, PromptRecord
 
 __all__ = ["Spread"]
@@ -21,6 +22,11 @@ class Spread:
         self._encodings = tuple(encodings)
         self._under_way: Counter[int] = Counter()
         self._lock = threading.Lock()
+
+    @property
+    def identities(self) -> EncoderIdentities:
+        """Return whose encoders they are."""
+        return self._encodings[0].identities
 
     def prompt_record(self, wish: PromptWish) -> PromptRecord:
         """Return everything that a text's embedding depends on."""

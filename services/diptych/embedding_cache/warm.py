@@ -9,7 +9,7 @@ was killed goes on where it stopped, and one for the second stage of a fine-tune
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -23,8 +23,16 @@ from diptych.datasets.plan import make_plans
 from diptych.datasets.spec import Manifest
 from diptych.embedding_cache.claims import Claims
 from diptych.embedding_cache.dataset_images import DatasetImages
-from diptych.embedding_cache.needs import Need, Needs, NeedsConfig, list_needs
-from diptych.embedding_cache.ports import Encoding, GoOn, Stage, WarmOutcome, WarmStore
+from diptych.embedding_cache.needs import Need, Needs, list_needs
+from diptych.embedding_cache.ports import (
+    Encoding,
+    GoOn,
+    NeedsConfig,
+    Stage,
+    WarmOrder,
+    WarmOutcome,
+    WarmStore,
+)
 from diptych.embedding_cache.tally import Progress, Tally
 from diptych.errors import ExpertMissing
 
@@ -58,14 +66,13 @@ class Engine(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WarmConfig:
-    """What may be read, and what is warmed up for."""
+    """What may be read."""
 
     folder: Path
     """Where a manifest's relative paths begin."""
     places: Places = EVERYWHERE
     facts: Path | None = None
     """File that remembers images between warm-ups; None remembers none."""
-    needs: NeedsConfig = field(default_factory=NeedsConfig)
 
 
 class Warmer:
@@ -99,8 +106,7 @@ class Warmer:
 
     def warm(
         self,
-        manifest: str,
-        stages: Sequence[Stage],
+        order: WarmOrder,
         *,
         tenant: str,
         go_on: GoOn,
@@ -114,13 +120,23 @@ class Warmer:
             DiptychError: It cannot go on, as ``Engine.encode``; what was made stays.
         """
         config = self._config
-        parsed = parse_manifest(manifest.encode(), folder=config.folder, places=config.places)
-        return self.warm_manifest(parsed, stages, tenant=tenant, go_on=go_on, progress=progress)
+        manifest = parse_manifest(
+            order.manifest.encode(), folder=config.folder, places=config.places
+        )
+        return self.warm_manifest(
+            manifest,
+            order.stages,
+            order.needs,
+            tenant=tenant,
+            go_on=go_on,
+            progress=progress,
+        )
 
     def warm_manifest(
         self,
         manifest: Manifest,
         stages: Sequence[Stage],
+        wanted: NeedsConfig,
         *,
         tenant: str,
         go_on: GoOn,
@@ -128,7 +144,7 @@ class Warmer:
     ) -> WarmOutcome:
         """Encode what a dataset is missing; raises as ``warm`` does."""
         index, findings = self._expanded(manifest, go_on)
-        needs = self._needs(index, stages)
+        needs = self._needs(index, stages, wanted)
         store = self._store_of(tenant)
         store.sweep()
         for stage, keys in needs.kept.items():
@@ -162,13 +178,13 @@ class Warmer:
             index = expansion.index(manifest)
         return index, [one for one in expansion.findings if one.reason in _UNUSABLE]
 
-    def _needs(self, index: Index, stages: Sequence[Stage]) -> Needs:
+    def _needs(self, index: Index, stages: Sequence[Stage], wanted: NeedsConfig) -> Needs:
         for stage in stages:
             if stage not in self._encodings:
                 raise ExpertMissing(stage.value)
-        plans = make_plans(index, batch_size=self._config.needs.batch_size)
+        plans = make_plans(index, batch_size=wanted.batch_size)
         encodings = {stage: self._encodings[stage] for stage in dict.fromkeys(stages)}
-        return list_needs(plans.values(), encodings, self._config.needs)
+        return list_needs(plans.values(), encodings, wanted)
 
     def _look(self, store: WarmStore, needs: Needs, tally: Tally) -> list[Need]:
         """Return what is to be made, and count what is there of what may only be read."""

@@ -1,11 +1,11 @@
 """Messages to what they ask for: pure conversions that find everything wrong at once."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from diptych.digest import Digest
-from diptych.embedding_cache.ports import CacheMode, PromptWish, Stage
+from diptych.embedding_cache.ports import CacheMode, NeedsConfig, PromptWish, Stage, WarmOrder
 from diptych.embeddings.key import Preprocessing
 from diptych.rpc.violations import Violations
 from diptych.v1 import embedding_cache_pb2 as pb
@@ -20,7 +20,7 @@ __all__ = [
     "image_order",
     "images_order",
     "prompts_order",
-    "warm_stages",
+    "warm_order",
 ]
 
 MAX_KEYS: Final = 65_536
@@ -29,6 +29,8 @@ MAX_PROMPT_BYTES: Final = 64 * 2**10
 MAX_WINDOWS: Final = 64
 MAX_CLIP_SKIP: Final = 64
 MAX_MANIFEST_BYTES: Final = 2**20
+MAX_BATCH_SIZE: Final = 1 << 16
+MAX_EPOCHS: Final = 1000
 MAX_SIDE: Final = 1 << 14
 MAX_PIXELS: Final = 1 << 26
 KEY_BYTES: Final = 32
@@ -49,6 +51,11 @@ MODES: Final = {
 LONG_PROMPTS: Final = {
     types_pb2.LONG_PROMPT_UNSPECIFIED: "error",
     types_pb2.LONG_PROMPT_ERROR: "error",
+    types_pb2.LONG_PROMPT_TRUNCATE: "truncate",
+    types_pb2.LONG_PROMPT_CHUNK: "chunk",
+}
+LONG_CAPTIONS: Final[Mapping[int, Literal["truncate", "chunk"]]] = {
+    types_pb2.LONG_PROMPT_UNSPECIFIED: "truncate",
     types_pb2.LONG_PROMPT_TRUNCATE: "truncate",
     types_pb2.LONG_PROMPT_CHUNK: "chunk",
 }
@@ -158,19 +165,29 @@ def checked_keys(keys: Sequence[bytes], *, field: str = "keys", at_least: int = 
     return [Digest(hex=key.hex()) for key in dict.fromkeys(keys)]
 
 
-def warm_stages(message: pb.WarmDatasetRequest) -> tuple[Stage, ...]:
-    """Return the stages that ``message`` names, empty for all.
+def warm_order(message: pb.WarmDatasetRequest, *, hosted: Sequence[Stage]) -> WarmOrder:
+    """Return what ``message`` asks for: for all ``hosted`` stages, if it names none.
 
     Raises:
-        InvalidRequest: One is unknown, or the manifest is none or too large.
+        InvalidRequest: Everything that is wrong with it.
     """
     found = Violations()
     found.text("manifest", message.manifest, MAX_MANIFEST_BYTES, required=True)
     stages = [
         _stage(found, f"stages[{number}]", stage) for number, stage in enumerate(message.stages)
     ]
+    long_prompt = LONG_CAPTIONS.get(message.long_prompt)
+    if long_prompt is None:
+        found.add("long_prompt", f"{message.long_prompt} is neither to truncate nor to chunk")
+    needs = NeedsConfig(
+        batch_size=found.integer("batch_size", message.batch_size, 0, MAX_BATCH_SIZE) or 1,
+        num_epochs=found.integer("num_epochs", message.num_epochs, 0, MAX_EPOCHS) or 1,
+        long_prompt=long_prompt or "truncate",
+        force=message.force,
+    )
     found.raise_if_any()
-    return tuple(dict.fromkeys(stage or Stage.BASE for stage in stages))
+    named = dict.fromkeys(stage or Stage.BASE for stage in stages)
+    return WarmOrder(manifest=message.manifest, stages=tuple(named) or tuple(hosted), needs=needs)
 
 
 def _prompt_wish(

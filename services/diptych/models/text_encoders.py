@@ -220,6 +220,13 @@ class TextEncoders:
         return sum(encoder.hidden_dim for encoder in self.encoders)
 
     @property
+    def pooled_dim(self) -> int:
+        """Width P of the pooled embedding."""
+        width = self.encoders[-1].module.config.projection_dim
+        assert width is not None, "the one that pools projects"
+        return width
+
+    @property
     def dtype(self) -> torch.dtype:
         """What they compute in."""
         return self.encoders[-1].dtype

@@ -103,11 +103,11 @@ def verdict(
         retries: How often it may be tried again.
         jitter: In [0, 1], drawn anew for each fault.
     """
-    outcome = ended.outcome
+    outcome, fault = ended.outcome, fault_of(ended)
     if outcome is not None and outcome.ending == "succeeded":
         return Verdict(state=JobState.SUCCEEDED, result=outcome.result)
-    if outcome is not None and outcome.ending == "failed" and outcome.is_users:
-        return Verdict(state=JobState.FAILED, why=outcome.message, fault=fault_of(ended))
+    if fault.is_users:
+        return Verdict(state=JobState.FAILED, why=fault.message, fault=fault)
     if wish is not None:
         return Verdict(state=WISHED[wish], why=f"as wished: {wish}")
     if ended.is_drained:
@@ -115,7 +115,6 @@ def verdict(
     if outcome is not None and outcome.ending != "failed":
         why = f"its worker was {outcome.ending}"
         return Verdict(state=JobState.QUEUED, why=why, not_before_s=retries.backoff_s)
-    fault = fault_of(ended)
     if num_faults + 1 >= retries.max_attempts:
         why = f"fault {num_faults + 1} of {retries.max_attempts}: {fault.message}"
         return Verdict(state=JobState.FAILED, why=why, fault=fault)

@@ -8,10 +8,12 @@ import time
 import uuid
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from typing import Final
 
 from diptych.datasets.places import Places
 from diptych.settings import child_environment
+from diptych.storage.s3 import S3Config, S3Store
+from diptych.storage.s3_blobs import S3Blobs
 from diptych.telemetry.training_metrics import TrainingMetrics
 from diptych.training.attempt_files import job_dir
 from diptych.training.checking import JobChecks
@@ -30,9 +32,9 @@ from diptych.training.spec_text import parse_job
 from diptych.training.supervisor import Supervisor
 from diptych.training.task import WorkerTask
 
-__all__ = ["load_training", "server_places", "task_of"]
+__all__ = ["load_training", "remove_files", "server_places", "task_of"]
 
-S3 = "s3://"
+S3: Final = "s3://"
 
 
 def load_training(
@@ -46,13 +48,13 @@ def load_training(
     """
     own, home = settings.training, settings.home.expanduser().absolute()
     launcher = launcher or LocalLauncher(environment=child_environment())
-    names = ResultNames(open_adapters(settings))
+    adapters = open_adapters(home, url=own.adapters_store, s3_endpoint=own.s3_endpoint)
     ledger = open_ledger(settings.ledger_url())
     counts = Counts(metrics)
     means = Means(
         claims=ledger,
         launcher=launcher,
-        names=names,
+        names=ResultNames(adapters),
         home=home,
         task_of=partial(task_of, settings),
         read_spec=lambda text: parse_job(text.encode(), folder=home),
@@ -79,7 +81,7 @@ def load_training(
             models_dir=home / "models",
             max_nodes=launcher.max_nodes,
         ),
-        remove_files=partial(_remove_files, home),
+        remove_files=partial(remove_files, settings),
         hurry=supervisor.hurry,
         max_active_jobs=own.max_active_jobs,
         max_spec_bytes=own.max_spec_bytes,
@@ -122,12 +124,26 @@ def task_of(settings: Settings, job: Job) -> WorkerTask:
         checkpoint_url=own.checkpoint_url,
         adapter_url=own.adapters_store,
         s3_endpoint=own.s3_endpoint,
+        dataset_dir=None if own.dataset_dir is None else str(own.dataset_dir.absolute()),
+        dataset_prefixes=own.dataset_prefixes,
         grace_s=own.grace_s,
     )
 
 
-def _remove_files(home: Path, tenant: str, job_id: str) -> None:
+def remove_files(settings: Settings, tenant: str, job_id: str) -> None:
+    """Remove a job's folder and its checkpoints in the bucket, as far as there are any.
+
+    Raises:
+        SourceUnavailable: The bucket does not answer; what is left there stays.
+    """
+    own, home = settings.training, settings.home.expanduser().absolute()
     shutil.rmtree(job_dir(home, tenant=tenant, job_id=job_id), ignore_errors=True)
+    if own.checkpoint_url is not None:
+        bucket, _, prefix = own.checkpoint_url.removeprefix(S3).partition("/")
+        store = S3Store(bucket, S3Config(endpoint_url=own.s3_endpoint))
+        blobs = S3Blobs(store, prefix=f"{prefix.strip('/')}/{tenant}/{job_id}")
+        for blob in blobs.listing(""):
+            blobs.delete(blob.key)
 
 
 def _owner() -> str:

@@ -15,7 +15,6 @@ from diptych.storage.s3 import S3Config, S3Store
 from diptych.storage.s3_blobs import S3Blobs, S3Refs
 from diptych.storage.tiers import open_files
 from diptych.training.ports import Names
-from diptych.training.settings import Settings
 
 __all__ = ["ResultNames", "open_adapters"]
 
@@ -53,21 +52,26 @@ class ResultNames(Names):
         self._registry.move(str(result["name"]), digest, tenant=tenant, replace=True)
 
 
-def open_adapters(settings: Settings) -> Registry:
-    """Return the registry of adapters that inference's settings of the same home name.
+def open_adapters(home: Path, *, url: str | None, s3_endpoint: str | None) -> Registry:
+    """Return the registry of adapters that inference serves from.
+
+    Args:
+        home: Folder of everything that services write, absolute.
+        url: ``s3://BUCKET/PREFIX`` of the adapters; None is ``adapters`` under the home.
+        s3_endpoint: S3 other than AWS.
 
     Raises:
-        SettingInvalid: Its folder cannot be made.
+        SettingInvalid: The folder cannot be made.
     """
-    own, folder = settings.training, (settings.home / "adapters").expanduser().absolute()
+    folder = home / "adapters"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         problem = f"{folder} cannot be made: {error.strerror}"
         raise SettingInvalid([FieldViolation(field="home", description=problem)]) from error
     stores = _in_folder(folder)
-    if own.adapters_store is not None:
-        stores = _in_bucket(own.adapters_store, S3Config(endpoint_url=own.s3_endpoint))
+    if url is not None:
+        stores = _in_bucket(url, S3Config(endpoint_url=s3_endpoint))
     files = open_files(stores.blobs, cache_dir=folder / "cache", limit_bytes=CACHE_BYTES)
     return Registry(stores, files)
 

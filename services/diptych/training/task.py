@@ -17,7 +17,7 @@ worker does at once, so that two never train one job. SIGTERM asks for a checkpo
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -51,6 +51,11 @@ class WorkerTask:
     adapter_url: str | None = None
     """``s3://BUCKET/PREFIX`` of the adapters' store; None is the folder below ``home``."""
     s3_endpoint: str | None = None
+    dataset_dir: str | None = None
+    """Folder that local paths of datasets must not leave; None allows any."""
+    dataset_prefixes: Sequence[str] | None = None
+    """``s3://BUCKET/PREFIX`` below which datasets must lie; None allows any, and any other place
+    that a dataset may name."""
     grace_s: float = 30.0
     """From SIGTERM until the worker is killed."""
 

@@ -164,7 +164,7 @@ def estimate_message(estimate: "Estimate") -> pb.TrainingEstimate:
         peak_memory_bytes=estimate.peak_memory_bytes,
         disk_bytes=estimate.disk_bytes,
         num_trained_parameters=estimate.num_trained_parameters,
-        num_steps=estimate.num_steps or 0,
+        num_steps=estimate.num_steps,
     )
     if estimate.seconds is not None:
         duration = Duration()

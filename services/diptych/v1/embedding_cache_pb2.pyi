@@ -692,6 +692,10 @@ class WarmDatasetRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     MANIFEST_FIELD_NUMBER: _builtins.int
     STAGES_FIELD_NUMBER: _builtins.int
+    BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    NUM_EPOCHS_FIELD_NUMBER: _builtins.int
+    LONG_PROMPT_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """A UUID that names the call in logs (AIP-155). Empty: the server draws one."""
     manifest: _builtins.str
@@ -699,6 +703,14 @@ class WarmDatasetRequest(_message.Message):
     folder, its S3 prefixes among those that the server's settings allow. A server fetches no urls
     and nothing from hubs for its callers.
     """
+    batch_size: _builtins.int
+    """The job's, at most 65,536: buckets with fewer images than that are merged. 0: 1."""
+    num_epochs: _builtins.int
+    """Epochs to warm up for, at most 1000, where each crops or flips anew. 0: 1."""
+    long_prompt: _types_pb2.LongPrompt.ValueType
+    """What to do with captions beyond the encoders' window. Default TRUNCATE; ERROR is refused."""
+    force: _builtins.bool
+    """Encode datasets that are encoded on demand too."""
     @_builtins.property
     def stages(self) -> _containers.RepeatedScalarFieldContainer[Global___EncoderStage.ValueType]:
         """Encoders to warm up for. Empty: of every expert that this server hosts."""
@@ -709,10 +721,14 @@ class WarmDatasetRequest(_message.Message):
         request_id: _builtins.str = ...,
         manifest: _builtins.str = ...,
         stages: _abc.Iterable[Global___EncoderStage.ValueType] | None = ...,
+        batch_size: _builtins.int = ...,
+        num_epochs: _builtins.int = ...,
+        long_prompt: _types_pb2.LongPrompt.ValueType = ...,
+        force: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["manifest", b"manifest", "request_id", b"request_id", "stages", b"stages"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "force", b"force", "long_prompt", b"long_prompt", "manifest", b"manifest", "num_epochs", b"num_epochs", "request_id", b"request_id", "stages", b"stages"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -796,6 +812,8 @@ class WarmResult(_message.Message):
     NUM_ENCODED_FIELD_NUMBER: _builtins.int
     FAILURES_FIELD_NUMBER: _builtins.int
     NUM_FAILED_FIELD_NUMBER: _builtins.int
+    NUM_CUT_FIELD_NUMBER: _builtins.int
+    LEFT_OUT_FIELD_NUMBER: _builtins.int
     dataset: _builtins.bytes
     """SHA-256 of the dataset's index, 32 bytes; the embeddings are kept under its name."""
     num_total: _builtins.int
@@ -806,9 +824,15 @@ class WarmResult(_message.Message):
     """Of those, this call made."""
     num_failed: _builtins.int
     """Images that cannot be used, all."""
+    num_cut: _builtins.int
+    """Captions that are longer than the encoders' window, and lost their end."""
     @_builtins.property
     def failures(self) -> _containers.RepeatedCompositeFieldContainer[Global___WarmFailure]:
         """Images that cannot be used, the first thousand."""
+
+    @_builtins.property
+    def left_out(self) -> _containers.RepeatedCompositeFieldContainer[Global___WarmOmission]:
+        """What nothing is made of, the first thousand."""
 
     def __init__(
         self,
@@ -819,14 +843,42 @@ class WarmResult(_message.Message):
         num_encoded: _builtins.int = ...,
         failures: _abc.Iterable[Global___WarmFailure] | None = ...,
         num_failed: _builtins.int = ...,
+        num_cut: _builtins.int = ...,
+        left_out: _abc.Iterable[Global___WarmOmission] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "failures", b"failures", "num_encoded", b"num_encoded", "num_failed", b"num_failed", "num_present", b"num_present", "num_total", b"num_total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "failures", b"failures", "left_out", b"left_out", "num_cut", b"num_cut", "num_encoded", b"num_encoded", "num_failed", b"num_failed", "num_present", b"num_present", "num_total", b"num_total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WarmResult: _TypeAlias = WarmResult  # noqa: Y015
+
+@_typing.final
+class WarmOmission(_message.Message):
+    """A part of a dataset that nothing is made of, because its cache mode says so."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WHAT_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    what: _builtins.str
+    """Dataset and kind of embedding."""
+    why: _builtins.str
+    """Which mode it is."""
+    def __init__(
+        self,
+        *,
+        what: _builtins.str = ...,
+        why: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["what", b"what", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WarmOmission: _TypeAlias = WarmOmission  # noqa: Y015
 
 @_typing.final
 class WarmFailure(_message.Message):
@@ -853,6 +905,185 @@ class WarmFailure(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WarmFailure: _TypeAlias = WarmFailure  # noqa: Y015
+
+@_typing.final
+class GetEncodersRequest(_message.Message):
+    """Asks whose encoders are here; has no fields."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetEncodersRequest: _TypeAlias = GetEncodersRequest  # noqa: Y015
+
+@_typing.final
+class GetEncodersResponse(_message.Message):
+    """The encoders that are here, for as long as this server runs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENCODERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def encoders(self) -> _containers.RepeatedCompositeFieldContainer[Global___HostedEncoders]:
+        """One for each stage that is hosted, base first."""
+
+    def __init__(
+        self,
+        *,
+        encoders: _abc.Iterable[Global___HostedEncoders] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encoders", b"encoders"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetEncodersResponse: _TypeAlias = GetEncodersResponse  # noqa: Y015
+
+@_typing.final
+class HostedEncoders(_message.Message):
+    """The encoders of one stage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STAGE_FIELD_NUMBER: _builtins.int
+    FAMILY_FIELD_NUMBER: _builtins.int
+    PROMPT_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    WINDOW_TOKENS_FIELD_NUMBER: _builtins.int
+    HIDDEN_WIDTH_FIELD_NUMBER: _builtins.int
+    POOLED_WIDTH_FIELD_NUMBER: _builtins.int
+    LATENTS_FIELD_NUMBER: _builtins.int
+    PROMPT_PROBE_FIELD_NUMBER: _builtins.int
+    IMAGE_PROBE_FIELD_NUMBER: _builtins.int
+    stage: Global___EncoderStage.ValueType
+    """Whose they are."""
+    family: _builtins.str
+    """Family of the expert, such as `sdxl-base`."""
+    window_tokens: _builtins.int
+    """Tokens of one window, with those that begin and end it: rows of `hidden` for each."""
+    hidden_width: _builtins.int
+    """Columns D of `hidden`."""
+    pooled_width: _builtins.int
+    """Columns P of `pooled`."""
+    prompt_probe: _builtins.bytes
+    """Key of the empty text, 32 bytes: callers compute it too, and so know that they compute alike."""
+    image_probe: _builtins.bytes
+    """Key of a file of no bytes, resized to 512 x 512 and not cropped, 32 bytes."""
+    @_builtins.property
+    def prompt(self) -> Global___EncoderIdentity:
+        """What its keys of texts are computed from."""
+
+    @_builtins.property
+    def image(self) -> Global___EncoderIdentity:
+        """What its keys of images are computed from."""
+
+    @_builtins.property
+    def latents(self) -> Global___LatentSpace:
+        """What becomes of `mean` and `std`."""
+
+    def __init__(
+        self,
+        *,
+        stage: Global___EncoderStage.ValueType = ...,
+        family: _builtins.str = ...,
+        prompt: Global___EncoderIdentity | None = ...,
+        image: Global___EncoderIdentity | None = ...,
+        window_tokens: _builtins.int = ...,
+        hidden_width: _builtins.int = ...,
+        pooled_width: _builtins.int = ...,
+        latents: Global___LatentSpace | None = ...,
+        prompt_probe: _builtins.bytes = ...,
+        image_probe: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "latents", b"latents", "prompt", b"prompt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["family", b"family", "hidden_width", b"hidden_width", "image", b"image", "image_probe", b"image_probe", "latents", b"latents", "pooled_width", b"pooled_width", "prompt", b"prompt", "prompt_probe", b"prompt_probe", "stage", b"stage", "window_tokens", b"window_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HostedEncoders: _TypeAlias = HostedEncoders  # noqa: Y015
+
+@_typing.final
+class EncoderIdentity(_message.Message):
+    """Which network encodes, and in which numbers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FINGERPRINT_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
+    STORED_FIELD_NUMBER: _builtins.int
+    fingerprint: _builtins.str
+    """Digest of its weights and settings, `sha256:` and 64 hexadecimal digits; of text encoders, of
+    all that are joined, in order.
+    """
+    precision: _builtins.str
+    """What it computes in: float32, float16 or bfloat16."""
+    stored: _builtins.str
+    """What its results are kept in, likewise."""
+    def __init__(
+        self,
+        *,
+        fingerprint: _builtins.str = ...,
+        precision: _builtins.str = ...,
+        stored: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fingerprint", b"fingerprint", "precision", b"precision", "stored", b"stored"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EncoderIdentity: _TypeAlias = EncoderIdentity  # noqa: Y015
+
+@_typing.final
+class LatentSpace(_message.Message):
+    """The space that UNets work in: `(mean + std * noise - latents_mean) * scaling_factor / latents_std`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANNELS_FIELD_NUMBER: _builtins.int
+    PIXELS_PER_LATENT_FIELD_NUMBER: _builtins.int
+    SCALING_FACTOR_FIELD_NUMBER: _builtins.int
+    LATENTS_MEAN_FIELD_NUMBER: _builtins.int
+    LATENTS_STD_FIELD_NUMBER: _builtins.int
+    channels: _builtins.int
+    """Channels of latents."""
+    pixels_per_latent: _builtins.int
+    """Pixels along a side that become one of a latent."""
+    scaling_factor: _builtins.float
+    """Factor on them all."""
+    @_builtins.property
+    def latents_mean(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Of each channel. Empty: 0."""
+
+    @_builtins.property
+    def latents_std(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Of each channel. Empty: 1."""
+
+    def __init__(
+        self,
+        *,
+        channels: _builtins.int = ...,
+        pixels_per_latent: _builtins.int = ...,
+        scaling_factor: _builtins.float = ...,
+        latents_mean: _abc.Iterable[_builtins.float] | None = ...,
+        latents_std: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channels", b"channels", "latents_mean", b"latents_mean", "latents_std", b"latents_std", "pixels_per_latent", b"pixels_per_latent", "scaling_factor", b"scaling_factor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LatentSpace: _TypeAlias = LatentSpace  # noqa: Y015
 
 @_typing.final
 class GetCacheStatsRequest(_message.Message):

@@ -79,6 +79,11 @@ class EmbeddingCacheServiceStub:
                 request_serializer=diptych_dot_v1_dot_embedding__cache__pb2.WarmDatasetRequest.SerializeToString,
                 response_deserializer=diptych_dot_v1_dot_embedding__cache__pb2.WarmDatasetResponse.FromString,
                 _registered_method=True)
+        self.GetEncoders = channel.unary_unary(
+                '/diptych.v1.EmbeddingCacheService/GetEncoders',
+                request_serializer=diptych_dot_v1_dot_embedding__cache__pb2.GetEncodersRequest.SerializeToString,
+                response_deserializer=diptych_dot_v1_dot_embedding__cache__pb2.GetEncodersResponse.FromString,
+                _registered_method=True)
         self.GetCacheStats = channel.unary_unary(
                 '/diptych.v1.EmbeddingCacheService/GetCacheStats',
                 request_serializer=diptych_dot_v1_dot_embedding__cache__pb2.GetCacheStatsRequest.SerializeToString,
@@ -189,6 +194,15 @@ class EmbeddingCacheServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetEncoders(self, request, context):
+        """Tells whose encoders are here, and all else that callers need to compute keys themselves.
+
+        Codes: only those that any RPC may end with.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetCacheStats(self, request, context):
         """Tells what the cache holds and did.
 
@@ -240,6 +254,11 @@ def add_EmbeddingCacheServiceServicer_to_server(servicer, server):
                     servicer.WarmDataset,
                     request_deserializer=diptych_dot_v1_dot_embedding__cache__pb2.WarmDatasetRequest.FromString,
                     response_serializer=diptych_dot_v1_dot_embedding__cache__pb2.WarmDatasetResponse.SerializeToString,
+            ),
+            'GetEncoders': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetEncoders,
+                    request_deserializer=diptych_dot_v1_dot_embedding__cache__pb2.GetEncodersRequest.FromString,
+                    response_serializer=diptych_dot_v1_dot_embedding__cache__pb2.GetEncodersResponse.SerializeToString,
             ),
             'GetCacheStats': grpc.unary_unary_rpc_method_handler(
                     servicer.GetCacheStats,
@@ -429,6 +448,33 @@ class EmbeddingCacheService:
             '/diptych.v1.EmbeddingCacheService/WarmDataset',
             diptych_dot_v1_dot_embedding__cache__pb2.WarmDatasetRequest.SerializeToString,
             diptych_dot_v1_dot_embedding__cache__pb2.WarmDatasetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetEncoders(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/diptych.v1.EmbeddingCacheService/GetEncoders',
+            diptych_dot_v1_dot_embedding__cache__pb2.GetEncodersRequest.SerializeToString,
+            diptych_dot_v1_dot_embedding__cache__pb2.GetEncodersResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -104,6 +104,11 @@ class EmbeddingCacheServiceStub:
       FAILED_PRECONDITION (EXPERT_MISSING): this server hosts no such encoder.
       RESOURCE_EXHAUSTED (STORE_FULL)
     """
+    GetEncoders: _grpc.UnaryUnaryMultiCallable[_embedding_cache_pb2.GetEncodersRequest, _embedding_cache_pb2.GetEncodersResponse]
+    """Tells whose encoders are here, and all else that callers need to compute keys themselves.
+
+    Codes: only those that any RPC may end with.
+    """
     GetCacheStats: _grpc.UnaryUnaryMultiCallable[_embedding_cache_pb2.GetCacheStatsRequest, _embedding_cache_pb2.GetCacheStatsResponse]
     """Tells what the cache holds and did.
 
@@ -191,6 +196,11 @@ class EmbeddingCacheServiceAsyncStub(EmbeddingCacheServiceStub):
       INVALID_ARGUMENT (INVALID_REQUEST, DATASET_INVALID): every violation at once.
       FAILED_PRECONDITION (EXPERT_MISSING): this server hosts no such encoder.
       RESOURCE_EXHAUSTED (STORE_FULL)
+    """
+    GetEncoders: _aio.UnaryUnaryMultiCallable[_embedding_cache_pb2.GetEncodersRequest, _embedding_cache_pb2.GetEncodersResponse]  # type: ignore[assignment]
+    """Tells whose encoders are here, and all else that callers need to compute keys themselves.
+
+    Codes: only those that any RPC may end with.
     """
     GetCacheStats: _aio.UnaryUnaryMultiCallable[_embedding_cache_pb2.GetCacheStatsRequest, _embedding_cache_pb2.GetCacheStatsResponse]  # type: ignore[assignment]
     """Tells what the cache holds and did.
@@ -312,6 +322,17 @@ class EmbeddingCacheServiceServicer(metaclass=_abc_1.ABCMeta):
           INVALID_ARGUMENT (INVALID_REQUEST, DATASET_INVALID): every violation at once.
           FAILED_PRECONDITION (EXPERT_MISSING): this server hosts no such encoder.
           RESOURCE_EXHAUSTED (STORE_FULL)
+        """
+
+    @_abc_1.abstractmethod
+    def GetEncoders(
+        self,
+        request: _embedding_cache_pb2.GetEncodersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_embedding_cache_pb2.GetEncodersResponse, _abc.Awaitable[_embedding_cache_pb2.GetEncodersResponse]]:
+        """Tells whose encoders are here, and all else that callers need to compute keys themselves.
+
+        Codes: only those that any RPC may end with.
         """
 
     @_abc_1.abstractmethod

@@ -319,13 +319,15 @@ class TrainingEstimate(_message.Message):
     NUM_STEPS_FIELD_NUMBER: _builtins.int
     DURATION_FIELD_NUMBER: _builtins.int
     peak_memory_bytes: _builtins.int
-    """Bytes of the device's memory at most."""
+    """Bytes of one device's memory at most. Absent: a model was never fetched to this server."""
     disk_bytes: _builtins.int
-    """Bytes of checkpoints and the result on disk."""
+    """Bytes of checkpoints and the result on disk. Absent: as `peak_memory_bytes`."""
     num_trained_parameters: _builtins.int
-    """Numbers that are trained."""
+    """Numbers that are trained. Absent: as `peak_memory_bytes`."""
     num_steps: _builtins.int
-    """Optimizer steps of all experts. 0: not known before the dataset is indexed."""
+    """Optimizer steps of one expert. Absent: the job says epochs, and its dataset is indexed when it
+    prepares.
+    """
     @_builtins.property
     def duration(self) -> _duration_pb2.Duration:
         """Time on the device. Absent: nothing like it was measured."""
@@ -333,17 +335,32 @@ class TrainingEstimate(_message.Message):
     def __init__(
         self,
         *,
-        peak_memory_bytes: _builtins.int = ...,
-        disk_bytes: _builtins.int = ...,
-        num_trained_parameters: _builtins.int = ...,
-        num_steps: _builtins.int = ...,
+        peak_memory_bytes: _builtins.int | None = ...,
+        disk_bytes: _builtins.int | None = ...,
+        num_trained_parameters: _builtins.int | None = ...,
+        num_steps: _builtins.int | None = ...,
         duration: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_disk_bytes", b"_disk_bytes", "_num_steps", b"_num_steps", "_num_trained_parameters", b"_num_trained_parameters", "_peak_memory_bytes", b"_peak_memory_bytes", "disk_bytes", b"disk_bytes", "duration", b"duration", "num_steps", b"num_steps", "num_trained_parameters", b"num_trained_parameters", "peak_memory_bytes", b"peak_memory_bytes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["disk_bytes", b"disk_bytes", "duration", b"duration", "num_steps", b"num_steps", "num_trained_parameters", b"num_trained_parameters", "peak_memory_bytes", b"peak_memory_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_disk_bytes", b"_disk_bytes", "_num_steps", b"_num_steps", "_num_trained_parameters", b"_num_trained_parameters", "_peak_memory_bytes", b"_peak_memory_bytes", "disk_bytes", b"disk_bytes", "duration", b"duration", "num_steps", b"num_steps", "num_trained_parameters", b"num_trained_parameters", "peak_memory_bytes", b"peak_memory_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__disk_bytes: _TypeAlias = _typing.Literal["disk_bytes"]  # noqa: Y015
+    _WhichOneofArgType__disk_bytes: _TypeAlias = _typing.Literal["_disk_bytes", b"_disk_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__num_steps: _TypeAlias = _typing.Literal["num_steps"]  # noqa: Y015
+    _WhichOneofArgType__num_steps: _TypeAlias = _typing.Literal["_num_steps", b"_num_steps"]  # noqa: Y015
+    _WhichOneofReturnType__num_trained_parameters: _TypeAlias = _typing.Literal["num_trained_parameters"]  # noqa: Y015
+    _WhichOneofArgType__num_trained_parameters: _TypeAlias = _typing.Literal["_num_trained_parameters", b"_num_trained_parameters"]  # noqa: Y015
+    _WhichOneofReturnType__peak_memory_bytes: _TypeAlias = _typing.Literal["peak_memory_bytes"]  # noqa: Y015
+    _WhichOneofArgType__peak_memory_bytes: _TypeAlias = _typing.Literal["_peak_memory_bytes", b"_peak_memory_bytes"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__disk_bytes) -> _WhichOneofReturnType__disk_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__num_steps) -> _WhichOneofReturnType__num_steps | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__num_trained_parameters) -> _WhichOneofReturnType__num_trained_parameters | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__peak_memory_bytes) -> _WhichOneofReturnType__peak_memory_bytes | None: ...
 
 Global___TrainingEstimate: _TypeAlias = TrainingEstimate  # noqa: Y015
 
@@ -358,7 +375,7 @@ class CreateTrainingJobRequest(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """A UUID; the same one again is the same job (AIP-155). Empty: the server draws one."""
+    """A UUID; the same one again is the same job (AIP-155). Empty: each call makes a job."""
     spec: _builtins.str
     """The job file, YAML or JSON, at most 1 MiB; required. Its dataset's paths lie below the server's
     dataset folder, its S3 prefixes among those that the server's settings allow.

@@ -1,0 +1,58 @@
+"""What a worker computes on: its device, the processes it trains with, and fixed arithmetic."""
+
+from datetime import timedelta
+from typing import Final
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import FullyShardedDataParallelPlugin, InitProcessGroupKwargs
+
+from diptych.models.placement import choose_device
+from diptych.training.spec import JobSpec
+from diptych.training.task import WorkerTask
+
+__all__ = ["make_accelerator"]
+
+_SHARDED_LAYERS: Final = ("BasicTransformerBlock", "ResnetBlock2D", "CLIPEncoderLayer")
+"""Classes whose instances are gathered one at a time where weights are spread."""
+
+
+def make_accelerator(task: WorkerTask, spec: JobSpec, *, timeout: timedelta) -> Accelerator:
+    """Return what joins the processes of this worker; on a CPU, sums are in a fixed order.
+
+    Precision is the network's own matter, accumulation the loop's.
+
+    Args:
+        task: Names the device.
+        spec: Says whether weights are spread over devices.
+        timeout: How long a process waits for the others.
+
+    Raises:
+        SettingInvalid: This machine has no such device.
+    """
+    device = choose_device(task.device, field="device")
+    if device.type == "cpu":
+        torch.use_deterministic_algorithms(mode=True)
+    elif device.index is not None:
+        torch.cuda.set_device(device)
+    is_sharded = spec.run.sharding == "fsdp2"
+    trains_text = spec.text_encoders.method != "none"
+    return Accelerator(
+        cpu=device.type == "cpu",
+        fsdp_plugin=_sharding() if is_sharded else None,
+        kwargs_handlers=[
+            InitProcessGroupKwargs(timeout=timeout),
+            # A text encoder's last layer has no part in what a UNet is told.
+            DistributedDataParallelKwargs(
+                find_unused_parameters=trains_text, broadcast_buffers=False
+            ),
+        ],
+    )
+
+
+def _sharding() -> FullyShardedDataParallelPlugin:
+    return FullyShardedDataParallelPlugin(
+        fsdp_version=2,
+        auto_wrap_policy="transformer_based_wrap",
+        transformer_cls_names_to_wrap=list(_SHARDED_LAYERS),
+    )
