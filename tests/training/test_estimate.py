@@ -15,8 +15,8 @@ from diptych.nano.pair import expert_path
 from diptych.training.estimate import estimate, num_steps_of, trained_shapes
 from diptych.training.model_facts import JobFacts, read_facts
 from diptych.training.spec import JobSpec
-from tests.support.jobs import job
-from tests.support.planned import plan_of
+from support.jobs import job
+from support.planned import plan_of
 
 GIBIBYTE = 2**30
 TARGETS: dict[str, Any] = {

@@ -12,8 +12,8 @@ from diptych.errors import JobInvalid
 from diptych.training.model_facts import JobFacts, read_facts
 from diptych.training.rules import check, check_images, check_with_models, remarks
 from diptych.training.spec import JobSpec
-from tests.support.jobs import job
-from tests.support.planned import plan_of
+from support.jobs import job
+from support.planned import plan_of
 
 EVAL = "dataset: {datasets: [{id: a, kind: eval, source: {type: folder, path: x}}]}"
 DISABLED = "dataset: {datasets: [{id: a, disabled: true, source: {type: folder, path: x}}]}"

@@ -113,6 +113,43 @@ def serve_embedding_cache(
         run_server(settings)
 
 
+@app.command("training")
+def serve_training(
+    *,
+    host: Host = None,
+    port: Port = None,
+    metrics_port: MetricsPort = None,
+    cache_address: Annotated[
+        str | None, typer.Option("--cache", help="HOST:PORT of the embedding cache.")
+    ] = None,
+    ledger_url: Annotated[
+        str | None,
+        typer.Option("--ledger", help="Database of jobs, postgresql+psycopg://... or sqlite:///..."),
+    ] = None,
+    data: DataFolder = None,
+    device: Device = None,
+    config: Config = None,
+) -> None:
+    """Take fine-tunes as jobs and run them; an embedding cache must run too."""
+    with reporting(as_json=False) as report:
+        given = {
+            "host": host,
+            "port": port,
+            "metrics_port": metrics_port,
+            "cache_address": cache_address,
+            "ledger_url": ledger_url,
+            "dataset_dir": data,
+            "device": device,
+        }
+        own: dict[str, object] = {name: value for name, value in given.items() if value is not None}
+        settings = training_settings.load_settings(config, {"training": own})
+        need_extra("training", extra="training", modules=TRAINING_MODULES)
+        from diptych.training.server import run_server
+
+        report.note(_training_line(settings))
+        run_server(settings)
+
+
 def up(
     *,
     config: Config = None,
@@ -121,23 +158,50 @@ def up(
         int | None,
         typer.Option("--cache-port", help="gRPC port of the embedding cache; 0 takes a free one."),
     ] = None,
+    training_port: Annotated[
+        int | None,
+        typer.Option("--training-port", help="gRPC port of training; 0 takes a free one."),
+    ] = None,
+    data: DataFolder = None,
 ) -> None:
-    """Run every service in this process: inference and the embedding cache."""
+    """Run every service in this process: inference, the embedding cache and training."""
     with reporting(as_json=False) as report:
-        settings = load_settings(config, {"inference": {} if port is None else {"port": port}})
+        settings = load_settings(config, {"inference": _given(port=port)})
         cached = cache_settings.load_settings(
-            config, {"cache": {} if cache_port is None else {"port": cache_port}}
+            config, {"cache": _given(port=cache_port, dataset_dir=data)}
+        )
+        cache = _free_port(cached.cache.host, cached.cache.port)
+        cached = _with_port(cached, cache)
+        trained = training_settings.load_settings(
+            config,
+            {
+                "training": _given(
+                    port=training_port,
+                    dataset_dir=data,
+                    cache_address=f"{cached.cache.host}:{cache}",
+                )
+            },
         )
         need_extra("serving")
+        need_extra("training", extra="training", modules=TRAINING_MODULES)
         from diptych.embedding_cache.server import service as cache_service
         from diptych.inference.server import service as inference_service
+        from diptych.training.server import service as training_service
 
         report.note(_inference_line(settings))
         report.note(_cache_line(cached))
+        report.note(_training_line(trained))
         configure_logging(settings.log_level)
-        both = together(inference_service(settings), cache_service(cached))
-        grace_s = max(settings.inference.grace_s, cached.cache.grace_s)
-        asyncio.run(run_until_signal(both, grace_s=grace_s))
+        all_three = together(
+            inference_service(settings), cache_service(cached), training_service(trained)
+        )
+        grace_s = max(settings.inference.grace_s, cached.cache.grace_s, trained.training.grace_s)
+        asyncio.run(run_until_signal(all_three, grace_s=grace_s))
+
+
+def _given(**values: object) -> dict[str, object]:
+    """Return the settings that flags gave."""
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _run(report: Report, settings: Settings) -> None:
