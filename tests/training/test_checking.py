@@ -22,6 +22,7 @@ def checks(tmp_path: Path) -> JobChecks:
     return JobChecks(
         folder=tmp_path,
         places=Places(roots=(tmp_path,), buckets=(), endpoints=(), hub=False, urls=False),
+        model_places=Places(roots=(tmp_path,), hub=True),
         models_dir=tmp_path / "models",
         max_nodes=1,
     )

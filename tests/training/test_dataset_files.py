@@ -29,9 +29,7 @@ def first_sample(plans: object) -> Sample:
     return step.batches[0].samples[0]
 
 
-@pytest.mark.parametrize(
-    ("more", "left", "right"), [("", 0.4, 0.8), (", binary: true", 0.0, 1.0)]
-)
+@pytest.mark.parametrize(("more", "left", "right"), [("", 0.4, 0.8), (", binary: true", 0.0, 1.0)])
 def test_a_mask_is_averaged_to_the_size_of_latents(
     tmp_path: Path, more: str, left: float, right: float
 ) -> None:

@@ -65,9 +65,7 @@ def test_a_run_goes_on_from_a_position_as_if_it_had_not_stopped(tmp_path: Path) 
 def test_two_ranks_have_the_batches_of_one_that_accumulates_twice(tmp_path: Path) -> None:
     plans = some_plans(tmp_path)
     one = a_feeder(plans, replace(FEED, num_accumulated=2)).steps()
-    two = [
-        a_feeder(plans, replace(FEED, rank=rank, num_ranks=2)).steps() for rank in range(2)
-    ]
+    two = [a_feeder(plans, replace(FEED, rank=rank, num_ranks=2)).steps() for rank in range(2)]
     for alone, first, second in zip(one, *two, strict=True):
         together = [*first.batches, *second.batches]
         assert [batch.number for batch in alone.batches] == [batch.number for batch in together]

@@ -236,9 +236,7 @@ def test_a_disk_that_is_full_keeps_the_checkpoint_before(data: Path, tmp_path: P
     assert found.step == 2
 
 
-def test_regularisation_pulls_towards_the_model_before_training(
-    data: Path, tmp_path: Path
-) -> None:
+def test_regularisation_pulls_towards_the_model_before_training(data: Path, tmp_path: Path) -> None:
     config = LoopConfig(draws=FEED.draws, regularisation_weight=0.5)
     plans = some_plans(data, "kind: regularisation")
     step = next(a_feeder(plans).steps())

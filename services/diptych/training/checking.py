@@ -20,7 +20,9 @@ class JobChecks:
     folder: Path
     """Where relative paths of datasets begin."""
     places: Places
-    """What a job may make this process, the cache and the worker read."""
+    """Where the images of a job may lie, which this process, the cache and the worker read."""
+    model_places: Places
+    """Where its models may lie."""
     models_dir: Path
     max_nodes: int
 
@@ -36,7 +38,7 @@ class JobChecks:
             problem = f"{spec.run.num_nodes} exceed the {self.max_nodes} this server starts jobs on"
             violations.append(FieldViolation(field="run.num_nodes", description=problem))
         try:
-            facts = check_with_models(spec, models_dir=self.models_dir, places=self.places)
+            facts = check_with_models(spec, models_dir=self.models_dir, places=self.model_places)
         except JobInvalid as error:
             raise JobInvalid([*error.violations, *violations]) from error
         if violations:

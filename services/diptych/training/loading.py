@@ -78,6 +78,7 @@ def load_training(
         check=JobChecks(
             folder=own.dataset_dir or home,
             places=server_places(settings),
+            model_places=model_places(settings),
             models_dir=home / "models",
             max_nodes=launcher.max_nodes,
         ),
@@ -104,6 +105,16 @@ def server_places(settings: Settings) -> Places:
         endpoints=() if own.s3_endpoint is None else (own.s3_endpoint,),
         hub=False,
         urls=False,
+    )
+
+
+def model_places(settings: Settings) -> Places:
+    """Return where the models of a caller's job may lie."""
+    own = settings.training
+    return Places(
+        roots=() if own.model_dir is None else (own.model_dir,),
+        buckets=tuple(one.removeprefix(S3) for one in own.model_prefixes),
+        hub=own.model_hub,
     )
 
 

@@ -178,9 +178,7 @@ class ExpertLoop:
         """Return each sample's loss [B], float32; what is drawn follows from the batch's number."""
         objective, draws, trainable = self._objective, self._config.draws, self.state.trainable
         latents, conditions = batch.latents, batch.conditions
-        drawn = objective.draw_timesteps(
-            len(batch), draws.generator("timesteps", batch.number)
-        )
+        drawn = objective.draw_timesteps(len(batch), draws.generator("timesteps", batch.number))
         self.state.counts.add(drawn)
         t = drawn.to(latents.device)
         noise = objective.draw_noise(latents, draws.generator("noise", batch.number))
@@ -192,9 +190,7 @@ class ExpertLoop:
         draws.seed_modules(batch.number, latents.device)
         prediction = trainable.predict(noisy, t, conditions)
         if target is None:
-            return objective.losses(
-                prediction, latents=latents, noise=noise, t=t, mask=batch.mask
-            )
+            return objective.losses(prediction, latents=latents, noise=noise, t=t, mask=batch.mask)
         losses = objective.losses_towards(prediction, target, t=t, mask=batch.mask)
         return losses * self._config.regularisation_weight
 
@@ -208,9 +204,9 @@ class ExpertLoop:
     def _agreed(self, own_loss: Tensor) -> tuple[float, Stop | None]:
         """Return the step's loss and whether to stop after it, the same in all processes."""
         asked = self._stop_asked()
-        flags = torch.tensor(
-            [asked == "stopped", asked == "preempted"], device=own_loss.device
-        ).to(own_loss.dtype)
+        flags = torch.tensor([asked == "stopped", asked == "preempted"], device=own_loss.device).to(
+            own_loss.dtype
+        )
         total = self._accelerator.reduce(torch.cat([own_loss[None], flags]), "sum")
         loss, stopped, preempted = total.tolist()
         return loss, "preempted" if preempted else "stopped" if stopped else None

@@ -165,15 +165,15 @@ class Session:
         try:
             found = cache.warm(call, progress=self._go_on, timeout_s=math.inf)
         except (DatasetInvalid, FailedPrecondition) as error:
-            message = f"the cache does not read the dataset; embeddings are made while training: {error}"
+            message = (
+                f"the cache does not read the dataset; embeddings are made while training: {error}"
+            )
             self._reporter.warn("CACHE_NOT_WARMED", message)
             return _Dataset(plans=plans)
         if found.num_failed:
             items = ", ".join(list(found.failures)[:8])
             self._reporter.warn("NOT_ENCODED", f"{found.num_failed} were not encoded: {items}")
-        return _Dataset(
-            plans=plans, num_embeddings=found.num_total, num_encoded=found.num_encoded
-        )
+        return _Dataset(plans=plans, num_embeddings=found.num_total, num_encoded=found.num_encoded)
 
     def _told_prepared(self, dataset: _Dataset, training: ExpertTraining) -> None:
         told = {

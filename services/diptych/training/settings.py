@@ -65,6 +65,13 @@ class TrainingSettings(BaseModel):
     dataset_prefixes: tuple[Bucket, ...] = ()
     """s3://BUCKET/PREFIX below which datasets may lie, at AWS or at ``s3_endpoint``. Urls in tables
     and names of Hugging Face's hub are not fetched for callers."""
+    model_dir: Path | None = None
+    """Folder below which jobs may name models by their paths; None refuses paths. Models that come
+    with the package are always there."""
+    model_prefixes: tuple[Bucket, ...] = ()
+    """s3://BUCKET/PREFIX below which models may lie."""
+    model_hub: bool = True
+    """Whether jobs may name models of Hugging Face's hub, which are then fetched."""
     auth_tokens_file: Path | None = None
     """Lines of a tenant and the SHA-256 of its token; None lets every caller in."""
 

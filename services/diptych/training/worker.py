@@ -67,9 +67,7 @@ def failure(error: BaseException) -> Outcome:
     """Return how a worker ends that met ``error``."""
     if isinstance(error, DiptychError):
         is_users = error.code in _USERS
-        return Outcome(
-            ending="failed", reason=error.reason, message=str(error), is_users=is_users
-        )
+        return Outcome(ending="failed", reason=error.reason, message=str(error), is_users=is_users)
     if type(error).__name__ == "OutOfMemoryError":
         return Outcome(
             ending="failed", reason="OUT_OF_DEVICE_MEMORY", message=_MEMORY_HINT, is_users=True
@@ -108,9 +106,7 @@ def _train(task: WorkerTask, folder: AttemptFolder, preempted: threading.Event) 
     def outcome_of(spec: JobSpec, accelerator: Accelerator) -> Outcome:
         is_main = accelerator.is_main_process
         told = reporter if is_main else Silence()
-        session = Session(
-            task, spec, folder, accelerator, told, is_preempted=preempted.is_set
-        )
+        session = Session(task, spec, folder, accelerator, told, is_preempted=preempted.is_set)
         if not is_main:
             return session.run()
         with held_lock(folder.lock, is_wanted) as is_held:
