@@ -15,7 +15,7 @@ from diptych.nano.pair import expert_path
 from diptych.training.estimate import estimate, num_steps_of, trained_shapes
 from diptych.training.model_facts import JobFacts, read_facts
 from diptych.training.spec import JobSpec
-from support.jobs import job
+from support.job_texts import job
 from support.planned import plan_of
 
 GIBIBYTE = 2**30

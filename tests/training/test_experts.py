@@ -10,7 +10,7 @@ from diptych.diffusion.split import boundary_from_refiner_strength, boundary_tim
 from diptych.errors import InvalidRequest
 from diptych.training.experts import expert_plans, expert_sources
 from diptych.training.spec import ModelSpec
-from support.jobs import job
+from support.job_texts import job
 
 BOTH = job("stage: both", "boundary: 0.65")
 BOUNDARIES = st.floats(0.001, 0.999)

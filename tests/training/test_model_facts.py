@@ -12,7 +12,7 @@ from diptych.datasets.places import Places
 from diptych.nano.pair import expert_path
 from diptych.training.model_facts import JobFacts, read_facts
 from diptych.training.spec import ModelSpec
-from support.jobs import job
+from support.job_texts import job
 
 
 def facts_of(

@@ -12,7 +12,7 @@ from diptych.errors import JobInvalid
 from diptych.training.model_facts import JobFacts, read_facts
 from diptych.training.rules import check, check_images, check_with_models, remarks
 from diptych.training.spec import JobSpec
-from support.jobs import job
+from support.job_texts import job
 from support.planned import plan_of
 
 EVAL = "dataset: {datasets: [{id: a, kind: eval, source: {type: folder, path: x}}]}"

@@ -7,7 +7,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from diptych.training.rules import check
 from diptych.training.spec import JobSpec, OptimizerSpec, ProdigySpec, RunSpec
-from support.jobs import job
+from support.job_texts import job
 
 
 def test_what_is_left_out_has_defaults_that_can_be_run() -> None:

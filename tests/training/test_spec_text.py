@@ -12,7 +12,7 @@ from diptych.datasets.source_spec import FolderSource
 from diptych.errors import JobInvalid
 from diptych.training.experts import expert_plans
 from diptych.training.spec_text import inlined, parse_job, read_job, to_json
-from support.jobs import DATASET, HERE, SHORT, job
+from support.job_texts import DATASET, HERE, SHORT, job
 
 WRONG = """\
 name: style
