@@ -25,22 +25,27 @@ DiptychError
 │   ├── EncodersMismatch       a cache whose encoders are not the trained model's
 │   ├── ExpertMissing          no expert here for what was asked
 │   ├── ExtraMissing           an optional part of the package is not installed
+│   ├── JobStateConflict       a job whose state does not let it do that
 │   ├── NonFiniteLoss          training went where there are no numbers
 │   └── ResumeMismatch         checkpoints of a job that asked for something else
 ├── Aborted                    another caller was first; read again, then decide
+│   ├── LeaseLost              a job that another owner has taken over
 │   └── NameMoved              a name no longer points where the caller thought
 ├── AlreadyExists
-│   └── NameTaken              a name that points at something else already
+│   ├── NameTaken              a name that points at something else already
+│   └── RequestIdReused        a request's id that stood for another request
 ├── NotFound
 │   ├── AdapterNotFound        no adapter of that name or digest
 │   ├── BlobNotFound           a store holds nothing of that digest
 │   ├── EmbeddingMissing       an embedding that is not there and may not be made
+│   ├── JobNotFound            no job of that id that the caller may see
 │   ├── ModelNotFound
 │   └── ObjectNotFound         a bucket or object that does not exist
 ├── ResourceExhausted          later, or smaller
 │   ├── AdapterSlotsFull       no room for adapters of that rank on the device
 │   ├── StoreFull              the disk or bucket takes no more bytes
 │   ├── QueueFull
+│   ├── QuotaExceeded          a tenant's jobs that have not ended are as many as they may be
 │   └── OutOfDeviceMemory
 ├── DeadlineExceeded
 │   ├── DeadlinePassed         the time is up
@@ -50,6 +55,7 @@ DiptychError
 ├── Unavailable                the same request may succeed later
 │   ├── Starting               weights are still loading
 │   ├── Draining
+│   ├── LedgerUnavailable      the database of jobs does not answer
 │   ├── PeerUnavailable
 │   ├── ServerUnreachable      nothing that speaks gRPC answers at an address
 │   └── SourceUnavailable      a hub or store of models does not answer
@@ -100,6 +106,10 @@ __all__ = [
     "InvalidArgument",
     "InvalidRequest",
     "JobInvalid",
+    "JobNotFound",
+    "JobStateConflict",
+    "LeaseLost",
+    "LedgerUnavailable",
     "ModelNotFound",
     "NameMoved",
     "NameTaken",
@@ -112,7 +122,9 @@ __all__ = [
     "PickleRefused",
     "PromptTooLong",
     "QueueFull",
+    "QuotaExceeded",
     "RequestCancelled",
+    "RequestIdReused",
     "ResourceExhausted",
     "ResponseCorrupt",
     "ResumeMismatch",
@@ -408,6 +420,16 @@ class AdapterInUse(FailedPrecondition):
         self.adapter, self.num_requests, self.pinned = adapter, num_requests, pinned
 
 
+class LeaseLost(Aborted):
+    """Whoever calls owns a job no longer: its lease lapsed and another took the job over."""
+
+    reason = "LEASE_LOST"
+
+    def __init__(self, *, job: str, owner: str) -> None:
+        super().__init__(f"job {job} is no longer owned by {owner}")
+        self.job, self.owner = job, owner
+
+
 class NameMoved(Aborted):
     """A name points elsewhere than the caller expected when it asked to move it."""
 
@@ -426,6 +448,16 @@ class NameTaken(AlreadyExists):
     def __init__(self, *, name: str, actual: str) -> None:
         super().__init__(f"name {name} already points at {actual}")
         self.name, self.actual = name, actual
+
+
+class RequestIdReused(AlreadyExists):
+    """A request's id came before, with another request."""
+
+    reason = "REQUEST_ID_REUSED"
+
+    def __init__(self, *, request_id: str, job: str) -> None:
+        super().__init__(f"request id {request_id!r} made job {job} from another spec")
+        self.request_id, self.job = request_id, job
 
 
 class AdapterNotFound(NotFound):
@@ -553,6 +585,26 @@ class ExtraMissing(FailedPrecondition):
         self.extra, self.needed_for = extra, needed_for
 
 
+class JobStateConflict(FailedPrecondition):
+    """A job cannot do what is asked from the state that it is in."""
+
+    reason = "JOB_STATE_CONFLICT"
+
+    def __init__(self, *, job: str, state: str, wanted: str) -> None:
+        super().__init__(f"job {job} is {state} and cannot be {wanted}")
+        self.job, self.state, self.wanted = job, state, wanted
+
+
+class JobNotFound(NotFound):
+    """No job has this id, or another tenant's has."""
+
+    reason = "JOB_NOT_FOUND"
+
+    def __init__(self, job: str) -> None:
+        super().__init__(f"no job {job[:80]!r}")
+        self.job = job
+
+
 class ModelNotFound(NotFound):
     """A model source names nothing."""
 
@@ -583,6 +635,18 @@ class QueueFull(ResourceExhausted):
             f"{waiting} requests wait and the limit is {limit}; retry in {retry_after_s:.1f} s"
         )
         self.waiting, self.limit, self.retry_after_s = waiting, limit, retry_after_s
+
+
+class QuotaExceeded(ResourceExhausted):
+    """A tenant has as many jobs that have not ended as it may have."""
+
+    reason = "QUOTA_EXCEEDED"
+
+    def __init__(self, *, tenant: str, num_active: int, limit: int) -> None:
+        super().__init__(
+            f"tenant {tenant} has {num_active} jobs that have not ended and the limit is {limit}"
+        )
+        self.tenant, self.num_active, self.limit = tenant, num_active, limit
 
 
 class OutOfDeviceMemory(ResourceExhausted):
@@ -646,6 +710,16 @@ class Draining(Unavailable):
     def __init__(self, retry_after_s: float = 1.0) -> None:
         super().__init__(f"server is shutting down; retry in {retry_after_s:.1f} s elsewhere")
         self.retry_after_s = retry_after_s
+
+
+class LedgerUnavailable(Unavailable):
+    """The database that holds the jobs cannot be reached, or does not answer in time."""
+
+    reason = "LEDGER_UNAVAILABLE"
+
+    def __init__(self, database: str, detail: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(f"ledger {database}: {detail}")
+        self.database, self.detail, self.retry_after_s = database, detail, retry_after_s
 
 
 class PeerUnavailable(Unavailable):

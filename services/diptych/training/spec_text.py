@@ -11,18 +11,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import TypeAdapter
-
 from diptych.datasets.manifest import manifest_at, read_manifest
 from diptych.datasets.manifest_text import MAX_TEXT_BYTES, PlainText, parse_text
 from diptych.datasets.places import EVERYWHERE, Places
 from diptych.datasets.spec import Manifest
-from diptych.datasets.strict_reading import read_strictly
+from diptych.datasets.strict_reading import adapter_of, read_strictly
 from diptych.diffusion.split import boundary_from_refiner_strength
 from diptych.errors import DatasetInvalid, FieldViolation, JobInvalid
 from diptych.training.spec import JobSpec
 
-__all__ = ["parse_job", "read_job", "to_json"]
+__all__ = ["inlined", "parse_job", "read_job", "to_json"]
 
 _TRAINS: Final = "refiner_training"
 _STRENGTH: Final = "refiner_training_strength"
@@ -81,13 +79,25 @@ def parse_job(data: bytes, *, folder: Path, places: Places = EVERYWHERE) -> JobS
     return replace(spec, dataset=manifest)
 
 
+def inlined(data: bytes, *, folder: Path) -> str:
+    """Return a job's text with its manifest's file in it, and every path as it stands there.
+
+    For a server that has folders of its own; ``data`` is a text that ``parse_job`` takes.
+    """
+    value = parse_text(data, whole="job").value
+    if isinstance(value, dict) and isinstance(value.get("dataset"), str):
+        path = folder / Path(value["dataset"]).expanduser()
+        value = {**value, "dataset": parse_text(path.read_bytes()).value}
+    return json.dumps(value, ensure_ascii=False)
+
+
 def to_json(spec: JobSpec) -> str:
     """Return all of ``spec``, defaults too, as one JSON object that ``parse_job`` reads as equal.
 
     Equal jobs have equal texts. What is infinite is left out, since it is a default, which JSON
     cannot say.
     """
-    value = TypeAdapter(JobSpec).dump_python(spec)
+    value = adapter_of(JobSpec).dump_python(spec)
     return json.dumps(_plain(value), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
@@ -147,7 +157,9 @@ def _set_stage(plain: PlainText, value: dict[str, Any], said: Mapping[str, Any])
     stage = "base" if said.get(_INVERTS, False) else "refiner"
     if value.get("stage") == "both" and set(said) == {_STRENGTH}:
         return
-    if value.setdefault("stage", stage) != stage:
+    if value.get("stage") is None:
+        value["stage"] = stage
+    if value["stage"] != stage:
         plain.refuse(("stage",), f"is {value['stage']!r:.60}, and {_say(said)} means {stage}")
 
 
@@ -156,7 +168,9 @@ def _say(said: Mapping[str, Any]) -> str:
 
 
 def _set_boundary(plain: PlainText, value: dict[str, Any], boundary: float) -> None:
-    found = value.setdefault("boundary", boundary)
+    if value.get("boundary") is None:
+        value["boundary"] = boundary
+    found = value["boundary"]
     is_number = isinstance(found, int | float)
     if is_number and not math.isclose(found, boundary, rel_tol=0.0, abs_tol=1e-12):
         plain.refuse(("boundary",), f"is {found}, and {_STRENGTH} means {boundary:g}")

@@ -4,7 +4,15 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Final, Literal
 
-__all__ = ["TEXT_TARGETS", "Shapes", "TargetModule", "Targets", "target_modules", "text_modules"]
+__all__ = [
+    "TEXT_TARGETS",
+    "Shapes",
+    "TargetModule",
+    "Targets",
+    "pattern_value",
+    "target_modules",
+    "text_modules",
+]
 
 Targets = Literal["attention", "linear", "linear_conv"]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -43,6 +51,14 @@ def target_modules(shapes: Shapes, targets: Targets) -> Iterator[TargetModule]:
         is_conv = len(shape) == _CONV_RANK and _BLOCK.fullmatch(module)
         if is_linear or (is_conv and targets == "linear_conv"):
             yield module, shape
+
+
+def pattern_value(patterns: Mapping[str, int], name: str, default: int) -> int:
+    """Return what the first pattern says that matches the end of a module's name, as PEFT does."""
+    for pattern, value in patterns.items():
+        if re.match(rf"(.*\.)?({pattern})$", name):
+            return value
+    return default
 
 
 def text_modules(shapes: Shapes) -> Iterator[TargetModule]:

@@ -1,0 +1,14 @@
+"""What Alembic runs: takes the steps on the connection that ``opening`` hands over."""
+
+from alembic import context
+
+from diptych.training.ledger.tables import METADATA
+
+__all__: list[str] = []
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=METADATA,
+    transactional_ddl=True,
+)
+context.run_migrations()

@@ -1,0 +1,1 @@
+"""The steps, in Alembic's form; never edited once released."""
