@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from diptych.adapters.naming import Stage
 from diptych.digest import Digest
-from diptych.errors import EncodersMismatch, InvalidRequest, ResumeMismatch
+from diptych.errors import DatasetInvalid, EncodersMismatch, InvalidRequest, ResumeMismatch
 from diptych.models.trained_experts import find_expert
 from diptych.storage.local import LocalBlobs
 from diptych.training.checkpoints import Checkpoints
@@ -122,6 +122,12 @@ def test_a_session_asked_to_stop_while_it_prepares_leaves_nothing(
     spec = Digest.of_bytes(task.spec.encode())
     blobs = LocalBlobs(folder.checkpoints)
     assert Checkpoints(blobs, spec=spec, keep=1, warn=lambda *_: None).latest() is None
+
+
+def test_a_dataset_outside_the_owners_folder_is_refused(cache: str, tmp_path: Path) -> None:
+    task = replace(a_task(tmp_path, cache), dataset_dir=str(tmp_path / "elsewhere"))
+    with pytest.raises(DatasetInvalid):
+        run_session(task)
 
 
 def test_two_experts_at_once_are_refused(tmp_path: Path) -> None:

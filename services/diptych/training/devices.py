@@ -19,7 +19,7 @@ _SHARDED_LAYERS: Final = ("BasicTransformerBlock", "ResnetBlock2D", "CLIPEncoder
 
 
 def make_accelerator(task: WorkerTask, spec: JobSpec, *, timeout: timedelta) -> Accelerator:
-    """Return what joins the processes of this worker; on a CPU, sums are in a fixed order.
+    """Return what joins the processes of this worker; on a CPU, sums are in a fixed order if they can.
 
     Precision is the network's own matter, accumulation the loop's.
 
@@ -33,7 +33,7 @@ def make_accelerator(task: WorkerTask, spec: JobSpec, *, timeout: timedelta) -> 
     """
     device = choose_device(task.device, field="device")
     if device.type == "cpu":
-        torch.use_deterministic_algorithms(mode=True)
+        torch.use_deterministic_algorithms(mode=True, warn_only=True)
     elif device.index is not None:
         torch.cuda.set_device(device)
     is_sharded = spec.run.sharding == "fsdp2"

@@ -14,7 +14,7 @@ from diptych.clients.embedding_cache import EmbeddingCacheClient
 from diptych.clients.embedding_values import WarmCall
 from diptych.datasets.expansion import Expansion
 from diptych.datasets.manifest import write_manifest
-from diptych.datasets.places import Places
+from diptych.datasets.places import EVERYWHERE, Places
 from diptych.datasets.plan import Plan, make_plans
 from diptych.digest import Digest
 from diptych.errors import DatasetInvalid, FieldViolation, InvalidRequest
@@ -236,12 +236,16 @@ class Session:
             raise _StopAsked(stop)
 
     def _places(self) -> Places:
-        folder, prefixes = self._task.dataset_dir, self._task.dataset_prefixes
+        """Return what the dataset may make this process read, as the job's owner allows it."""
+        task = self._task
+        if task.dataset_dir is None and task.dataset_prefixes is None:
+            return EVERYWHERE
         return Places(
-            roots=None if folder is None else (Path(folder),),
-            buckets=None if prefixes is None else tuple(p.removeprefix("s3://") for p in prefixes),
-            hub=prefixes is None,
-            urls=prefixes is None,
+            roots=() if task.dataset_dir is None else (Path(task.dataset_dir),),
+            buckets=tuple(one.removeprefix("s3://") for one in task.dataset_prefixes or ()),
+            endpoints=() if task.s3_endpoint is None else (task.s3_endpoint,),
+            hub=False,
+            urls=False,
         )
 
     def _cache(self) -> EmbeddingCacheClient:
