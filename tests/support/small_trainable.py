@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from diptych.training.conditions import Conditions
 from diptych.training.trainables.trainable import ParameterGroup
@@ -27,6 +28,7 @@ class _SmallNet(nn.Module):
             for parameter in self.parameters():
                 parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
 
+    @override
     def forward(self, noisy: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
         assert conditions.pooled is not None
         told = torch.cat([t[:, None].float() / 1000, conditions.pooled], dim=1)

@@ -19,7 +19,7 @@ _SHARDED_LAYERS: Final = ("BasicTransformerBlock", "ResnetBlock2D", "CLIPEncoder
 
 
 def make_accelerator(task: WorkerTask, spec: JobSpec, *, timeout: timedelta) -> Accelerator:
-    """Return what joins the processes of this worker; on a CPU, sums are in a fixed order if they can.
+    """Return what joins the processes of this worker; where it can, a CPU sums in a fixed order.
 
     Precision is the network's own matter, accumulation the loop's.
 

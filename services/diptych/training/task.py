@@ -18,7 +18,7 @@ worker does at once, so that two never train one job. SIGTERM asks for a checkpo
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, Self
@@ -84,7 +84,8 @@ class Outcome:
 
     def to_json(self) -> str:
         """Return the outcome as one JSON object."""
-        return json.dumps(asdict(self) | {"result": dict(self.result)})
+        plain = {one.name: getattr(self, one.name) for one in fields(self)}
+        return json.dumps(plain | {"result": dict(self.result)})
 
     @classmethod
     def from_json(cls, text: str) -> Self:
