@@ -12,6 +12,7 @@ DiptychError
 │   ├── DigestMismatch         bytes that are not what their sender named
 │   ├── EmbeddingInvalid       bytes that are not an embedding
 │   ├── ImageInvalid           bytes that are not a picture we can read
+│   ├── JobInvalid             a training job that cannot be run, every violation at once
 │   └── SettingInvalid         a setting of the process itself
 ├── Unauthenticated
 │   └── TokenRefused           no token, or none that this server knows
@@ -21,9 +22,12 @@ DiptychError
 │   ├── AdapterMismatch        an adapter made for another model
 │   ├── AdapterInUse           an adapter that running requests hold
 │   ├── ExpertsMismatch        a base and a refiner that do not belong together
+│   ├── EncodersMismatch       a cache whose encoders are not the trained model's
 │   ├── ExpertMissing          no expert here for what was asked
 │   ├── ExtraMissing           an optional part of the package is not installed
-│   └── JobStateConflict       a job whose state does not let it do that
+│   ├── JobStateConflict       a job whose state does not let it do that
+│   ├── NonFiniteLoss          training went where there are no numbers
+│   └── ResumeMismatch         checkpoints of a job that asked for something else
 ├── Aborted                    another caller was first; read again, then decide
 │   ├── LeaseLost              a job that another owner has taken over
 │   └── NameMoved              a name no longer points where the caller thought
@@ -59,6 +63,7 @@ DiptychError
 │   └── BlobCorrupt            stored bytes are no longer what their digest says
 └── Internal                   our fault
     ├── EngineFault
+    ├── TimestepOutOfRange     an expert trained on another's timesteps
     └── ResponseCorrupt        a server's answer breaks its own contract
 """
 
@@ -89,6 +94,7 @@ __all__ = [
     "Draining",
     "EmbeddingInvalid",
     "EmbeddingMissing",
+    "EncodersMismatch",
     "EngineFault",
     "ExpertMissing",
     "ExpertsMismatch",
@@ -99,6 +105,7 @@ __all__ = [
     "Internal",
     "InvalidArgument",
     "InvalidRequest",
+    "JobInvalid",
     "JobNotFound",
     "JobStateConflict",
     "LeaseLost",
@@ -106,6 +113,7 @@ __all__ = [
     "ModelNotFound",
     "NameMoved",
     "NameTaken",
+    "NonFiniteLoss",
     "NotFound",
     "ObjectNotFound",
     "OutOfDeviceMemory",
@@ -119,12 +127,14 @@ __all__ = [
     "RequestIdReused",
     "ResourceExhausted",
     "ResponseCorrupt",
+    "ResumeMismatch",
     "ServerUnreachable",
     "SettingInvalid",
     "SourceUnavailable",
     "Starting",
     "StoreFull",
     "TenantRefused",
+    "TimestepOutOfRange",
     "TokenRefused",
     "Unauthenticated",
     "Unavailable",
@@ -311,6 +321,16 @@ class DatasetInvalid(InvalidArgument):
     """A dataset's manifest cannot be used as it stands; ``violations`` lists everything wrong."""
 
     reason = "DATASET_INVALID"
+
+    def __init__(self, violations: Sequence[FieldViolation]) -> None:
+        super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations))
+        self.violations = tuple(violations)
+
+
+class JobInvalid(InvalidArgument):
+    """A training job cannot be run as it stands; ``violations`` lists everything wrong."""
+
+    reason = "JOB_INVALID"
 
     def __init__(self, violations: Sequence[FieldViolation]) -> None:
         super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations))
@@ -515,6 +535,36 @@ class ExpertsMismatch(FailedPrecondition):
         self.field, self.base, self.refiner = field, base, refiner
 
 
+class EncodersMismatch(FailedPrecondition):
+    """A cache makes embeddings with other encoders than those of the model that is trained."""
+
+    reason = "ENCODERS_MISMATCH"
+
+    def __init__(self, *, cache: str, model: str) -> None:
+        super().__init__(f"no stage of the cache at {cache} has the encoders of model {model}")
+        self.cache, self.model = cache, model
+
+
+class NonFiniteLoss(FailedPrecondition):
+    """A step's loss or gradient is infinite or no number; the weights are those before it."""
+
+    reason = "NON_FINITE_LOSS"
+
+    def __init__(self, *, step: int, images: str, of: str = "loss") -> None:
+        super().__init__(f"the {of} of step {step} is not finite; its images are {images}")
+        self.step, self.images, self.of = step, images, of
+
+
+class ResumeMismatch(FailedPrecondition):
+    """Checkpoints were written for another spec, so that going on would be another job."""
+
+    reason = "RESUME_MISMATCH"
+
+    def __init__(self, *, checkpoint: str, written_for: str, asked: str) -> None:
+        super().__init__(f"checkpoint {checkpoint} is of spec {written_for}, the job's is {asked}")
+        self.checkpoint, self.written_for, self.asked = checkpoint, written_for, asked
+
+
 class ExpertMissing(FailedPrecondition):
     """The request needs an expert that this server does not host."""
 
@@ -710,6 +760,16 @@ class EngineFault(Internal):
     def __init__(self, detail: str) -> None:
         super().__init__(f"the engine failed this request: {detail}")
         self.detail = detail
+
+
+class TimestepOutOfRange(Internal):
+    """An expert was about to be trained on a timestep that is not its own."""
+
+    reason = "TIMESTEP_OUT_OF_RANGE"
+
+    def __init__(self, *, timestep: int, first: int, last: int) -> None:
+        super().__init__(f"timestep {timestep} is outside the expert's {first} to {last}")
+        self.timestep, self.first, self.last = timestep, first, last
 
 
 class ResponseCorrupt(Internal):

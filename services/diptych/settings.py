@@ -31,6 +31,7 @@ __all__ = [
     "Device",
     "Port",
     "SharedSettings",
+    "child_environment",
     "read_settings",
 ]
 
@@ -38,7 +39,7 @@ PREFIX: Final = "DIPTYCH_"
 CONFIG_VARIABLE: Final = "DIPTYCH_CONFIG"
 """Names the YAML file when no argument does."""
 
-SECTIONS: Final = frozenset({"cache", "inference"})
+SECTIONS: Final = frozenset({"cache", "inference", "training"})
 """Names of the services' sections."""
 
 DEVICE: Final = re.compile(r"auto|cpu|cuda(:\d{1,3})?")
@@ -129,6 +130,11 @@ def read_settings(
     if unknown:
         raise SettingInvalid(unknown)
     return settings
+
+
+def child_environment() -> dict[str, str]:
+    """Return the variables of this process for one that it starts: all but its own settings."""
+    return {name: held for name, held in os.environ.items() if not name.startswith(PREFIX)}
 
 
 def _read_file(config: Path | None) -> dict[str, Any]:

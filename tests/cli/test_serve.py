@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,9 @@ from typer.testing import Result
 from diptych.clients.embedding_cache import EmbeddingCacheClient
 from diptych.clients.embedding_values import PromptsCall
 from diptych.clients.inference import ClientConfig, InferenceClient
+from diptych.clients.training import TrainingClient
+from diptych.clients.training_values import JobCall
+from diptych.errors import JobInvalid
 from diptych.rpc.channel import ChannelConfig
 
 Invoke = Callable[..., Result]
@@ -56,6 +60,13 @@ def test_unknown_key_of_the_file_is_refused(invoke: Invoke, tmp_path: Path) -> N
     assert (result.exit_code, "inference.potr" in result.stderr) == (2, True)
 
 
+def take_free_ports(monkeypatch: pytest.MonkeyPatch, *, but: str) -> None:
+    """Let every service take free ports, but for the one that a flag sets."""
+    for service, kind in product(("INFERENCE", "CACHE", "TRAINING"), ("PORT", "METRICS_PORT")):
+        if f"{service}_{kind}" != but:
+            monkeypatch.setenv(f"DIPTYCH_{service}_{kind}", "0")
+
+
 @pytest.fixture(params=[("up",), ("serve", "inference")], ids=" ".join)
 def process(
     request: pytest.FixtureRequest,
@@ -64,8 +75,7 @@ def process(
     tmp_path: Path,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Yield the command, running on ``free_port``."""
-    for name in ("INFERENCE_METRICS_PORT", "CACHE_METRICS_PORT", "CACHE_PORT"):
-        monkeypatch.setenv(f"DIPTYCH_{name}", "0")
+    take_free_ports(monkeypatch, but="INFERENCE_PORT")
     monkeypatch.setenv("DIPTYCH_HOME", str(tmp_path))
     program = [sys.executable, "-m", "diptych.cli", *request.param, "--port", str(free_port)]
     with subprocess.Popen(program, stderr=subprocess.DEVNULL) as running:
@@ -92,8 +102,7 @@ def caching(
     tmp_path: Path,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Yield a command that runs the embedding cache on ``free_port``."""
-    for name in ("INFERENCE_METRICS_PORT", "CACHE_METRICS_PORT", "INFERENCE_PORT"):
-        monkeypatch.setenv(f"DIPTYCH_{name}", "0")
+    take_free_ports(monkeypatch, but="CACHE_PORT")
     monkeypatch.setenv("DIPTYCH_HOME", str(tmp_path))
     program = [sys.executable, "-m", "diptych.cli", *request.param, str(free_port)]
     with subprocess.Popen(program, stderr=subprocess.DEVNULL) as running:
@@ -110,3 +119,48 @@ def test_cache_serves_until_sigterm(caching: subprocess.Popen[bytes], free_port:
         assert client.encode_prompts(PromptsCall(prompts=["a"]))[0].source == "encoded"
     caching.send_signal(signal.SIGTERM)
     assert caching.wait(60.0) == 0
+
+
+@pytest.fixture(params=[("up", "--training-port"), ("serve", "training", "--port")])
+def training(
+    request: pytest.FixtureRequest,
+    free_port: int,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Yield a command that runs training on ``free_port``, with images in a folder ``data``."""
+    take_free_ports(monkeypatch, but="TRAINING_PORT")
+    monkeypatch.setenv("DIPTYCH_HOME", str(tmp_path / "home"))
+    (tmp_path / "data").mkdir()
+    program = [sys.executable, "-m", "diptych.cli", *request.param, str(free_port)]
+    flags = ["--data", str(tmp_path / "data")]
+    with subprocess.Popen([*program, *flags], stderr=subprocess.DEVNULL) as running:
+        try:
+            yield running
+        finally:
+            running.kill()
+
+
+def test_training_takes_jobs_until_sigterm(
+    training: subprocess.Popen[bytes], free_port: int
+) -> None:
+    config = ClientConfig(channel=ChannelConfig(address=f"127.0.0.1:{free_port}"))
+    sources = "dataset: {datasets: [{id: a, source: {type: folder, path: {path}}}]}"
+    texts = [
+        "name: a\nrun: {num_steps: 1}\n" + sources.replace("{path}", path)
+        for path in ("here", "/elsewhere")
+    ]
+    with TrainingClient(config) as client:
+        client.wait_until_ready(timeout_s=100.0)
+        assert client.create(JobCall(spec=texts[0]), dry_run=True).estimate.num_steps == 1
+        with pytest.raises(JobInvalid, match="outside the folders"):
+            client.create(JobCall(spec=texts[1]), dry_run=True)
+    training.send_signal(signal.SIGTERM)
+    assert training.wait(60.0) == 0
+
+
+def test_a_ledger_that_is_none_is_told_in_one_line(invoke: Invoke) -> None:
+    ports = ("--port", "0", "--metrics-port", "0")
+    result = invoke("serve", "training", *ports, "--ledger", "nonsense")
+    assert (result.exit_code, "ledger_url" in result.stderr) == (2, True), result.output
+    assert "Traceback" not in result.output

@@ -3,7 +3,15 @@
 from diptych.inference.settings import InferenceSettings
 from diptych.settings import SharedSettings
 from diptych.telemetry.metrics import METRIC_NAMES
-from diptych.v1 import adapters_pb2, embedding_cache_pb2, inference_pb2, types_pb2
+from diptych.telemetry.training_metrics import TRAINING_METRIC_NAMES
+from diptych.training.settings import TrainingSettings
+from diptych.v1 import (
+    adapters_pb2,
+    embedding_cache_pb2,
+    inference_pb2,
+    training_pb2,
+    types_pb2,
+)
 
 SHARED_VARIABLES = {"DIPTYCH_CONFIG", "DIPTYCH_HOME", "DIPTYCH_LOG_LEVEL", "DIPTYCH_OTLP_ENDPOINT"}
 INFERENCE_SETTINGS = {
@@ -52,6 +60,30 @@ INFERENCE_SETTINGS = {
     "tokenizer_dir",
     "trusted_peers",
 }
+TRAINING_SETTINGS = {
+    "adapters_store",
+    "auth_tokens_file",
+    "cache_address",
+    "cache_token_file",
+    "checkpoint_url",
+    "dataset_dir",
+    "dataset_prefixes",
+    "device",
+    "grace_s",
+    "health_port",
+    "heartbeat_timeout_s",
+    "host",
+    "lease_s",
+    "ledger_url",
+    "max_active_jobs",
+    "max_attempts",
+    "max_running",
+    "max_spec_bytes",
+    "metrics_port",
+    "port",
+    "retry_backoff_s",
+    "s3_endpoint",
+}
 METRICS = {
     "diptych_adapter_active",
     "diptych_adapter_bytes",
@@ -82,6 +114,18 @@ METRICS = {
     "diptych_requests_total",
     "diptych_step_time_seconds",
 }
+TRAINING_METRICS = {
+    "diptych_build_info",
+    "diptych_request_errors_total",
+    "diptych_requests_total",
+    "diptych_training_attempts_total",
+    "diptych_training_faults_total",
+    "diptych_training_heartbeat_age_seconds",
+    "diptych_training_images_per_second",
+    "diptych_training_jobs",
+    "diptych_training_queue_time_seconds",
+    "diptych_training_steps_total",
+}
 RPCS = {"Generate", "Refine", "GetCapabilities"}
 ADAPTER_RPCS = {
     "DeleteAdapter",
@@ -105,6 +149,16 @@ CACHE_RPCS = {
     "WarmDataset",
     "WriteEmbeddings",
 }
+TRAINING_RPCS = {
+    "CancelTrainingJob",
+    "CreateTrainingJob",
+    "DeleteTrainingJob",
+    "GetTrainingJob",
+    "ListTrainingJobs",
+    "PauseTrainingJob",
+    "ResumeTrainingJob",
+    "WatchTrainingJob",
+}
 
 
 def test_shared_settings_are_the_listed_ones() -> None:
@@ -116,12 +170,21 @@ def test_inference_settings_are_the_listed_ones() -> None:
     assert set(InferenceSettings.model_fields) == INFERENCE_SETTINGS
 
 
+def test_training_settings_are_the_listed_ones() -> None:
+    assert set(TrainingSettings.model_fields) == TRAINING_SETTINGS
+
+
+def test_training_metrics_are_the_listed_ones() -> None:
+    assert set(TRAINING_METRIC_NAMES) == TRAINING_METRICS
+
+
 def test_metrics_are_the_listed_ones() -> None:
     assert set(METRIC_NAMES) == METRICS
 
 
 def test_every_metric_carries_the_prefix_of_the_product() -> None:
-    assert [name for name in METRIC_NAMES if not name.startswith("diptych_")] == []
+    names = (*METRIC_NAMES, *TRAINING_METRIC_NAMES)
+    assert [name for name in names if not name.startswith("diptych_")] == []
 
 
 def test_rpcs_are_the_listed_ones() -> None:
@@ -139,6 +202,15 @@ def test_cache_rpcs_are_the_listed_ones() -> None:
     assert {method.name for method in service.methods} == CACHE_RPCS
 
 
+def test_training_rpcs_are_the_listed_ones() -> None:
+    service = training_pb2.DESCRIPTOR.services_by_name["TrainingService"]
+    assert {method.name for method in service.methods} == TRAINING_RPCS
+
+
 def test_enums_start_at_unspecified() -> None:
-    for enum in types_pb2.DESCRIPTOR.enum_types_by_name.values():
+    enums = (
+        *types_pb2.DESCRIPTOR.enum_types_by_name.values(),
+        *training_pb2.DESCRIPTOR.enum_types_by_name.values(),
+    )
+    for enum in enums:
         assert enum.values[0].name.endswith("_UNSPECIFIED")

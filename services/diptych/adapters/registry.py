@@ -92,12 +92,27 @@ class Registry:
                 by name in any of these cases.
         """
         key = self.stores.name_key(tenant, name, tag)
+        digest = self.keep(bundle, card, tenant=tenant)
+        self._point(key, digest, expected=expected, replace=replace)
+        return digest
+
+    def keep(
+        self, bundle: bytes | Path, card: AdapterCard, *, tenant: str = DEFAULT_TENANT
+    ) -> Digest:
+        """Store ``bundle`` and its card without a name and return its digest.
+
+        It stays for as long as a sweep's grace unless ``move`` gives it a name.
+
+        Raises:
+            DigestMismatch: ``card`` is another bundle's.
+            StoreFull: There is no room.
+            SourceUnavailable: The store does not answer.
+        """
         digest = Digest.of_bytes(bundle) if isinstance(bundle, bytes) else Digest.of_file(bundle)
         if digest != card.digest:
             raise DigestMismatch(expected=str(card.digest), actual=str(digest))
         self._put(tenant, bundle, digest)
         self._keep_card(tenant, card)
-        self._point(key, digest, expected=expected, replace=replace)
         return digest
 
     def move(

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from diptych import __version__
-from diptych.cli import adapters, bench, cache, dataset, models, nano, serve
+from diptych.cli import adapters, bench, cache, dataset, models, nano, serve, train
 from diptych.cli.cache_warm import warm
 from diptych.cli.demo import demo
 from diptych.cli.generate import generate
@@ -43,12 +43,13 @@ def diptych(
     del version
 
 
-_PAINT, _SERVE, _MODELS = "Paint", "Serve", "Models and measurements"
+_PAINT, _SERVE, _TRAIN, _MODELS = "Paint", "Serve", "Train", "Models and measurements"
 app.command("generate", rich_help_panel=_PAINT)(generate)
 app.command("refine", rich_help_panel=_PAINT)(refine)
 app.command("demo", rich_help_panel=_PAINT)(demo)
 app.command("up", rich_help_panel=_SERVE)(serve.up)
 app.add_typer(serve.app, name="serve", rich_help_panel=_SERVE)
+app.add_typer(train.app, name="train", rich_help_panel=_TRAIN)
 app.add_typer(adapters.app, name="adapters", rich_help_panel=_MODELS)
 cache.app.command("warm")(warm)
 app.add_typer(cache.app, name="cache", rich_help_panel=_MODELS)

@@ -1,7 +1,6 @@
 """``diptych dataset``: what a manifest comes to, before anything is trained on it."""
 
 from collections import Counter
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -10,17 +9,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from diptych.cli.dataset_import import import_simpletuner
+from diptych.cli.indexing import facts_cache, reading_progress
 from diptych.cli.options import AsJson
 from diptych.cli.report import EXIT_FAILED, Report, reporting
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
-    from diptych.datasets.facts_cache import FactsCache
     from diptych.datasets.findings import Finding, Findings
     from diptych.datasets.index import DatasetIndex, Index
     from diptych.datasets.plan import Plan
-    from diptych.datasets.reading import OnProgress
 
 __all__ = ["app"]
 
@@ -71,7 +69,7 @@ def check(
 
     with reporting(as_json=as_json, flags={"manifest": "FILE", "source": "FILE"}) as report:
         manifest = read_manifest(file)
-        with _facts_cache(report) as cache, _progress(report) as progress:
+        with facts_cache(report) as cache, reading_progress(report) as progress:
             expansion = Expansion(cache=cache, examine=examine, progress=progress)
             index = expansion.index(manifest)
         plans = make_plans(index, batch_size=batch_size)
@@ -84,37 +82,6 @@ def check(
             report.say(f"[dim]{index.digest}[/]")
         if not all(map(len, plans.values())):
             raise typer.Exit(EXIT_FAILED)
-
-
-@contextmanager
-def _facts_cache(report: Report) -> "Iterator[FactsCache | None]":
-    """Give what remembers images between commands, or say why nothing does."""
-    from diptych.datasets.facts_cache import FactsCache
-    from diptych.inference.settings import load_settings
-
-    path = load_settings().home / "datasets" / "facts.sqlite"
-    try:
-        cache = FactsCache(path)
-    except OSError as error:
-        report.note(f"[dim]nothing is remembered of images: {escape(str(error))}[/]")
-        yield None
-        return
-    with cache:
-        yield cache
-
-
-@contextmanager
-def _progress(report: Report) -> "Iterator[OnProgress]":
-    """Show a bar for each dataset."""
-    with report.progress() as bar:
-        tasks: dict[str, Any] = {}
-
-        def move(label: str, done: int, total: int) -> None:
-            if label not in tasks:
-                tasks[label] = bar.add_task(f"reading {escape(label)}", total=total)
-            bar.update(tasks[label], completed=done, total=total)
-
-        yield move
 
 
 def _show(report: Report, plans: "Mapping[str, Plan]") -> None:

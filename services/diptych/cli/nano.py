@@ -20,6 +20,7 @@ from diptych.cli.report import Report, reporting
 from diptych.clients.calls import GenerateCall, Stage
 from diptych.errors import FieldViolation, InvalidRequest
 from diptych.nano.pair import ADAPTERS, expert_path
+from diptych.nano.pictures import STYLES, draw_examples
 from diptych.nano.scenes import Scene, caption, held_out_scenes
 from diptych.nano.scorer import Score, score
 
@@ -90,6 +91,31 @@ def teach_adapter(
         path = teach(name, LessonConfig(out=out, seed=seed, **chosen))
         report.say(f"{path}")
         report.answer({"file": str(path)})
+
+
+@app.command("pictures")
+def draw_pictures(
+    style: Annotated[str, typer.Argument(help=f"How they look: {', '.join(STYLES)}.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder, made where it is not there.")],
+    *,
+    count: Annotated[int, typer.Option("--count", min=1, max=100_000)] = 12,
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Draw pictures to train on, with a caption beside each; none is of a held-out scene."""
+    with reporting(as_json=as_json) as report:
+        if style not in STYLES:
+            description = f"{style!r} is none of {', '.join(STYLES)}"
+            raise InvalidRequest([FieldViolation(field="style", description=description)])
+        out.mkdir(parents=True, exist_ok=True)
+        chosen = STYLES[STYLES.index(style)]
+        for number, example in enumerate(draw_examples(chosen, count=count, seed=seed)):
+            data = io.BytesIO()
+            example.picture.save(data, "PNG")
+            write_whole(out / f"{number:05}.png", data.getvalue())
+            write_whole(out / f"{number:05}.txt", example.text.encode())
+        report.say(f"{count} pictures in {out}")
+        report.answer({"folder": str(out), "count": count})
 
 
 @app.command("score")

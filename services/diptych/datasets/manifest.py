@@ -1,15 +1,12 @@
 """Manifests as files: read with everything that is wrong at once, written without defaults."""
 
-import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import MISSING, Field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails
 
 from diptych.datasets.manifest_text import MAX_TEXT_BYTES, PlainText, parse_text
 from diptych.datasets.manifest_text import Path as FieldPath
@@ -23,17 +20,17 @@ from diptych.datasets.source_spec import (
     TableSource,
 )
 from diptych.datasets.spec import Manifest
+from diptych.datasets.strict_reading import read_strictly, value_at
 from diptych.errors import DatasetInvalid, FieldViolation
 
-__all__ = ["is_local_dataset", "parse_manifest", "read_manifest", "write_manifest"]
+__all__ = [
+    "is_local_dataset",
+    "manifest_at",
+    "parse_manifest",
+    "read_manifest",
+    "write_manifest",
+]
 
-_ADAPTER: Final[TypeAdapter[Manifest]] = TypeAdapter(Manifest)
-_MESSAGES: Final[Mapping[str, str]] = {
-    "unexpected_keyword_argument": "no such key here",
-    "extra_forbidden": "no such key here",
-    "missing": "is missing",
-    "union_tag_not_found": "type is missing",
-}
 _ALWAYS_WRITTEN: Final = frozenset({"version", "type"})
 MAX_SHOWN: Final = 60
 
@@ -72,21 +69,29 @@ def parse_manifest(data: bytes, *, folder: Path, places: Places = EVERYWHERE) ->
         DatasetInvalid: As ``read_manifest``.
     """
     plain = parse_text(data)
-    manifest: Manifest | None = None
-    if not any(not found.field or found.field == "manifest" for found in plain.violations):
-        has_ids = _refuse_repeated_ids(plain)
-        try:
-            text = json.dumps(plain.value, ensure_ascii=False)
-            manifest = _ADAPTER.validate_json(text, strict=True)
-        except ValidationError as error:
-            for details in error.errors(include_url=False):
-                if has_ids or details["loc"]:
-                    _refuse(plain, details)
-    if manifest is not None:
-        manifest = _Placing(plain, folder.absolute(), places).placed(manifest)
+    manifest = None
+    if not any(found.field == "manifest" for found in plain.violations):
+        manifest = manifest_at(plain, (), folder=folder, places=places)
     if manifest is None or plain.violations:
         raise DatasetInvalid(plain.violations)
     return manifest
+
+
+def manifest_at(
+    plain: PlainText, at: FieldPath, *, folder: Path, places: Places = EVERYWHERE
+) -> Manifest | None:
+    """Return the manifest that stands at ``at`` in a text; what is wrong is noted in ``plain``.
+
+    Returns:
+        None where it is no manifest; else one with absolute paths, which may lie where ``places``
+        does not allow: then that is noted.
+    """
+    value = value_at(plain, at)
+    has_ids = _refuse_repeated_ids(plain, value, at)
+    manifest = read_strictly(Manifest, plain, value, at=at, with_root=has_ids)
+    if manifest is None:
+        return None
+    return _Placing(plain, folder.absolute(), places).placed(manifest, at)
 
 
 def write_manifest(manifest: Manifest) -> str:
@@ -101,35 +106,18 @@ def is_local_dataset(source: HuggingFaceSource) -> bool:
     return source.dataset.startswith((".", "/"))
 
 
-def _refuse_repeated_ids(plain: PlainText) -> bool:
+def _refuse_repeated_ids(plain: PlainText, value: object, at: FieldPath) -> bool:
     """Return whether every id names one dataset, and note those that do not at their lines."""
-    datasets = plain.value.get("datasets") if isinstance(plain.value, dict) else None
+    datasets = value.get("datasets") if isinstance(value, dict) else None
     first: dict[str, int] = {}
     is_sound = True
     for index, one in enumerate(datasets if isinstance(datasets, list) else ()):
         name = one.get("id") if isinstance(one, dict) else None
         if isinstance(name, str) and first.setdefault(name, index) != index:
-            plain.refuse(("datasets", index, "id"), f"{name!r} is datasets[{first[name]}]'s")
+            place = (*at, "datasets", index, "id")
+            plain.refuse(place, f"{name!r} is datasets[{first[name]}]'s")
             is_sound = False
     return is_sound
-
-
-def _refuse(plain: PlainText, details: ErrorDetails) -> None:
-    """Note what pydantic found, at the line and under the path that the text has."""
-    kind = details["type"]
-    path: FieldPath = ()
-    value = plain.value
-    for index, part in enumerate(details["loc"]):
-        is_last = index == len(details["loc"]) - 1
-        is_there = isinstance(value, dict) and part in value
-        if is_there or (isinstance(value, list) and isinstance(part, int) and part < len(value)):
-            path, value = (*path, part), value[part]
-        elif is_last and kind == "missing":
-            path = (*path, part)
-        # else the part is the type that chose among sources, which the text has no key for
-    shown = "" if kind in _MESSAGES or kind == "value_error" else f", got {value!r:.{MAX_SHOWN}}"
-    message = _MESSAGES.get(kind, details["msg"]).removeprefix("Value error, ")
-    plain.refuse(path, f"{message}{shown}")
 
 
 class _Placing:
@@ -138,10 +126,10 @@ class _Placing:
     def __init__(self, plain: PlainText, folder: Path, places: Places) -> None:
         self._plain, self._folder, self._places = plain, folder, places
 
-    def placed(self, manifest: Manifest) -> Manifest:
+    def placed(self, manifest: Manifest, at: FieldPath) -> Manifest:
         datasets = []
         for index, dataset in enumerate(manifest.datasets):
-            path: FieldPath = ("datasets", index)
+            path: FieldPath = (*at, "datasets", index)
             masks = dataset.masks
             if masks is not None:
                 source = self._source(masks.source, (*path, "masks", "source"))

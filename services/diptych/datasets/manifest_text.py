@@ -53,12 +53,20 @@ class PlainText:
     lines: dict[Path, int] = field(default_factory=dict)
     """Of each key and item, from 1."""
     violations: list[FieldViolation] = field(default_factory=list)
+    whole: str = "manifest"
+    """What violations of the text as a whole call it."""
+    _refused: set[str] = field(default_factory=set)
 
     def refuse(self, path: Path, problem: str) -> None:
-        """Note that the value at ``path`` is wrong, with its line or that of what holds it."""
-        self.violations.append(
-            FieldViolation(field=field_name(path), description=f"line {self.line(path)}: {problem}")
-        )
+        """Note that the value at ``path`` is wrong, with its line or that of what holds it.
+
+        One thing is told of a value: what was found first.
+        """
+        name = field_name(path) if path else self.whole
+        if name not in self._refused:
+            self._refused.add(name)
+            description = f"line {self.line(path)}: {problem}"
+            self.violations.append(FieldViolation(field=name, description=description))
 
     def line(self, path: Path) -> int:
         """Return the line of ``path``, or of the nearest that holds it."""
@@ -67,9 +75,9 @@ class PlainText:
         return self.lines.get(path, 1)
 
 
-def parse_text(data: bytes) -> PlainText:
+def parse_text(data: bytes, *, whole: str = "manifest") -> PlainText:
     """Return what ``data`` says; whatever is wrong with it is among the result's violations."""
-    plain = PlainText()
+    plain = PlainText(whole=whole)
     if len(data) > MAX_TEXT_BYTES:
         plain.refuse((), f"{len(data)} bytes, the limit is {MAX_TEXT_BYTES}")
         return plain

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from diptych.errors import CheckpointInvalid
-from diptych.models.parts import Part, read_tensors
+from diptych.models.part_tensors import read_tensors
+from diptych.models.parts import Part
 from diptych.models.row_independence import keep_rows_independent
 
 __all__ = ["assemble", "module_name", "require_class"]

@@ -1,19 +1,13 @@
-"""A checkpoint taken apart: what each part is configured as and where its tensors lie."""
+"""A checkpoint taken apart: what each part is configured as and where its tensors lie. No torch."""
 
 import hashlib
-import math
 import mmap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
-
-import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from typing import Any
 
 from diptych.digest import canonical_bytes
-from diptych.errors import CheckpointInvalid
 from diptych.storage.tensor_header import TensorSpan
 
 __all__ = [
@@ -23,7 +17,6 @@ __all__ = [
     "TokenizerFiles",
     "compared_settings",
     "fingerprint_part",
-    "read_tensors",
 ]
 
 _UNREAD_SETTINGS = frozenset(
@@ -57,7 +50,7 @@ class Part:
     name: str
     config: Mapping[str, object]
     tensors: Mapping[str, StoredTensor]
-    convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
+    convert: Callable[[dict[str, Any]], dict[str, Any]] | None = None
     """Turns tensors of another layout into the module's own names and shapes."""
 
 
@@ -86,33 +79,6 @@ class Checkpoint:
     """Where all of it lies in diffusers' layout; None of a single file."""
 
 
-def read_tensors(part: Part, *, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Return the part's tensors on ``device``, floating ones as ``dtype``, in the module's names.
-
-    Raises:
-        CheckpointInvalid: a file changed after its header was checked, or holds weights that are
-            not finite or not finite as ``dtype``.
-    """
-    tensors: dict[str, Tensor] = {}
-    not_finite: list[str] = []
-    items = sorted(part.tensors.items(), key=lambda item: str(item[1].path))
-    for path, group in groupby(items, key=lambda item: item[1].path):
-        try:
-            with safe_open(path, framework="pt", device=str(device)) as file:
-                for name, stored in group:
-                    tensor = file.get_tensor(stored.key)
-                    tensors[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
-                    if not _is_finite(tensors[name]):
-                        not_finite.append(name)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointInvalid(part.source, f"{path.name}: {error}") from error
-    if not_finite:
-        problem = f"{part.name} {not_finite[0]} holds values that are not finite as {dtype}"
-        others = f"; so do {len(not_finite) - 1} more tensors" if len(not_finite) > 1 else ""
-        raise CheckpointInvalid(part.source, problem + others)
-    return tensors if part.convert is None else part.convert(tensors)
-
-
 def compared_settings(part: Part) -> dict[str, object]:
     """Return the settings that say what a part computes, not who wrote it."""
     return {key: value for key, value in part.config.items() if key not in _UNREAD_SETTINGS}
@@ -133,13 +99,6 @@ def fingerprint_part(part: Part) -> str:
         state.update(canonical_bytes([name, span.dtype, list(span.shape)]))
         state.update(maps[stored.path][span.begin : span.end])
     return f"sha256:{state.hexdigest()}"
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    """Return whether every value is; extremes carry NaN along and need no second tensor."""
-    if not tensor.is_floating_point() or tensor.numel() == 0:
-        return True
-    return all(math.isfinite(extreme) for extreme in torch.stack(torch.aminmax(tensor)).tolist())
 
 
 def _map(path: Path) -> memoryview:

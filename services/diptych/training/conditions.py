@@ -1,7 +1,8 @@
 """What the network is told of a batch's images."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 __all__ = ["Conditions"]
@@ -19,3 +20,16 @@ class Conditions:
     """[B, 5 or 6] float32, never half."""
     texts: tuple[str | None, ...] | None = None
     """By row; None in a row is the unconditional branch without a negative prompt."""
+
+    def to(self, device: torch.device) -> "Conditions":
+        """Return the same on ``device``."""
+        return replace(
+            self,
+            prompt_embeds=_moved(self.prompt_embeds, device),
+            pooled=_moved(self.pooled, device),
+            time_ids=self.time_ids.to(device, non_blocking=True),
+        )
+
+
+def _moved(tensor: Tensor | None, device: torch.device) -> Tensor | None:
+    return None if tensor is None else tensor.to(device, non_blocking=True)

@@ -1,19 +1,25 @@
 """Which experts a job trains, and on which timesteps: where a stage becomes a range."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from diptych.diffusion.split import base_timesteps, refiner_timesteps
+from diptych.errors import FieldViolation, InvalidRequest
 from diptych.training.spec import JobSpec
 
-__all__ = ["ExpertPlan", "expert_plans"]
+__all__ = ["Expert", "ExpertPlan", "expert_plans", "expert_sources"]
+
+Expert = Literal["base", "refiner", "single"]
+
+_WHOLE_NANO: Final = "nano/base-single"
+"""What the experts of the nano pair were made from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpertPlan:
     """One network that a job trains."""
 
-    expert: Literal["base", "refiner", "single"]
+    expert: Expert
     source: str
     """The model it starts from."""
     first_timestep: int
@@ -26,28 +32,37 @@ class ExpertPlan:
         return range(self.first_timestep, self.last_timestep + 1)
 
 
+def expert_sources(spec: JobSpec) -> dict[Expert, str]:
+    """Return the models that a job's experts start from, in the order in which they are trained."""
+    source = spec.model.source
+    if spec.stage == "single":
+        return {"single": _WHOLE_NANO if source == "nano" else source}
+    if spec.stage == "both":
+        return {"base": source, "refiner": spec.model.refiner or source}
+    return {spec.stage: source}
+
+
 def expert_plans(spec: JobSpec, *, num_train_timesteps: int = 1000) -> tuple[ExpertPlan, ...]:
     """Return the experts of a job in the order in which they are trained.
 
     Raises:
-        InvalidRequest: The boundary is missing, or not strictly between 0 and 1.
+        InvalidRequest: The boundary is missing, not strictly between 0 and 1, or so near to either
+            that one of the two has no timestep.
     """
-    model = spec.model
-    if spec.stage == "single":
-        return (_plan("single", model.source, range(num_train_timesteps)),)
-    boundary = float("nan") if spec.boundary is None else spec.boundary
-    base = _plan("base", model.source, base_timesteps(num_train_timesteps, boundary))
-    refiner_source = model.source if spec.stage == "refiner" else model.refiner or model.source
-    refiner = _plan("refiner", refiner_source, refiner_timesteps(num_train_timesteps, boundary))
-    return {"base": (base,), "refiner": (refiner,), "both": (base, refiner)}[spec.stage]
-
-
-def _plan(
-    expert: Literal["base", "refiner", "single"], source: str, timesteps: range
-) -> ExpertPlan:
-    return ExpertPlan(
-        expert=expert,
-        source=source,
-        first_timestep=timesteps[0],
-        last_timestep=timesteps[-1],
+    ranges: dict[Expert, range] = {"single": range(num_train_timesteps)}
+    if spec.stage != "single":
+        boundary = float("nan") if spec.boundary is None else spec.boundary
+        ranges["base"] = base_timesteps(num_train_timesteps, boundary)
+        ranges["refiner"] = refiner_timesteps(num_train_timesteps, boundary)
+    if empty := [expert for expert, timesteps in ranges.items() if not timesteps]:
+        description = f"{spec.boundary} leaves the {empty[0]} no timestep"
+        raise InvalidRequest([FieldViolation(field="boundary", description=description)])
+    return tuple(
+        ExpertPlan(
+            expert=expert,
+            source=source,
+            first_timestep=ranges[expert][0],
+            last_timestep=ranges[expert][-1],
+        )
+        for expert, source in expert_sources(spec).items()
     )

@@ -60,7 +60,9 @@ Timestep = Annotated[int, Field(ge=0, le=999_999)]
 class ModelSpec:
     """The model a job starts from, as inference's settings name models.
 
-    ``nano``, ``nano/base-single``, a folder, a file, ``hf://``, ``s3://`` or an owner/name.
+    ``nano``, ``nano/base-single``, a folder, a file, ``s3://``, a hub's owner/name or
+    ``experts/NAME``, what another job made. ``nano`` is the pair: its base for a base, its refiner
+    for a refiner, and with ``stage: single`` the model that both were made from.
     """
 
     source: Text = "nano"

@@ -1,0 +1,46 @@
+"""A job's text to a job that can be run, or to everything that is wrong with it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from diptych.datasets.places import Places
+from diptych.errors import FieldViolation, JobInvalid
+from diptych.training.estimate import estimate
+from diptych.training.ports import Checked
+from diptych.training.rules import check_with_models
+from diptych.training.spec_text import parse_job, to_json
+
+__all__ = ["JobChecks"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobChecks:
+    """Checks what callers send; safe in many threads."""
+
+    folder: Path
+    """Where relative paths of datasets begin."""
+    places: Places
+    """Where the images of a job may lie, which this process, the cache and the worker read."""
+    model_places: Places
+    """Where its models may lie."""
+    models_dir: Path
+    max_nodes: int
+
+    def __call__(self, text: str) -> Checked:
+        """Return what ``text`` says, checked against its models as far as they are at hand.
+
+        Raises:
+            JobInvalid: Everything that is wrong with it.
+        """
+        spec = parse_job(text.encode(), folder=self.folder, places=self.places)
+        violations: list[FieldViolation] = []
+        if spec.run.num_nodes > self.max_nodes:
+            problem = f"{spec.run.num_nodes} exceed the {self.max_nodes} this server starts jobs on"
+            violations.append(FieldViolation(field="run.num_nodes", description=problem))
+        try:
+            facts = check_with_models(spec, models_dir=self.models_dir, places=self.model_places)
+        except JobInvalid as error:
+            raise JobInvalid([*error.violations, *violations]) from error
+        if violations:
+            raise JobInvalid(violations)
+        return Checked(name=spec.name, text=to_json(spec), estimate=estimate(spec, facts))

@@ -1,0 +1,259 @@
+"""Rules between the sections of a job, and between a job, its models and its images.
+
+A setting that nothing would heed is an error too, since whoever wrote it expects that it counts.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import chain
+from pathlib import Path
+from typing import Final
+
+from diptych.adapters.naming import split_reference
+from diptych.datasets.places import EVERYWHERE, Places
+from diptych.datasets.plan import Plan
+from diptych.errors import FieldViolation, InvalidRequest, JobInvalid
+from diptych.training.experts import ExpertPlan, expert_plans, expert_sources
+from diptych.training.model_facts import JobFacts, read_facts
+from diptych.training.objective_rules import objective_violations
+from diptych.training.optimizer_rules import (
+    learning_rate_of,
+    lr_schedule_violations,
+    optimizer_violations,
+)
+from diptych.training.spec import JobSpec, TextEncoderSpec
+from diptych.training.trainable_rules import trainable_violations
+
+__all__ = ["Remark", "check", "check_images", "check_with_models", "remarks"]
+
+Found = Iterator[tuple[str, str]]
+"""Fields and what is wrong with them."""
+
+DEFAULT_TRAIN_TIMESTEPS: Final = 1000
+PRODIGY_RATE: Final = 0.1
+"""Below it Prodigy's own estimate of a learning rate is scaled to next to nothing."""
+_FULL: Final = ("learning_rate", "weight_decay")
+"""What full text encoders have of an adapter's settings."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remark:
+    """What a job may do and its user should know; becomes an event ``warning``."""
+
+    reason: str
+    """Stable, UPPER_SNAKE."""
+    message: str
+
+
+def check(spec: JobSpec, facts: JobFacts | None = None) -> None:
+    """Check a job's sections against each other, and against its models where they are known.
+
+    Raises:
+        JobInvalid: With everything that is wrong.
+    """
+    _refuse(_wrong(spec, facts or {}))
+
+
+def check_with_models(spec: JobSpec, *, models_dir: Path, places: Places = EVERYWHERE) -> JobFacts:
+    """Check all that can be checked of a job before it starts, and return its models' facts.
+
+    Args:
+        spec: The job.
+        models_dir: Where models from elsewhere are kept; nothing is fetched.
+        places: Where models may be read from.
+
+    Raises:
+        JobInvalid: With everything that is wrong, models that are not there included.
+    """
+    facts, violations = read_facts(spec, models_dir=models_dir, places=places)
+    _refuse([*violations, *_wrong(spec, facts)])
+    return facts
+
+
+def _wrong(spec: JobSpec, facts: JobFacts) -> list[FieldViolation]:
+    plans, found = _plans(spec, facts)
+    found += trainable_violations(spec)
+    found += _objective(spec, facts, plans)
+    found += optimizer_violations(
+        spec.optimizer,
+        spec.lr_schedule,
+        {"text_encoders.learning_rate": spec.text_encoders.learning_rate},
+        has_ema=spec.run.ema is not None,
+    )
+    found += lr_schedule_violations(spec.lr_schedule, spec.run.num_steps)
+    own = chain(_stage(spec), _adapter(spec), _text(spec), _devices(spec), _datasets(spec))
+    mismatches = _mismatches(spec, facts)
+    return found + [FieldViolation(field=at, description=text) for at, text in (*own, *mismatches)]
+
+
+def check_images(spec: JobSpec, plans: Mapping[str, Plan]) -> None:
+    """Check a job against the plans of its datasets.
+
+    Raises:
+        JobInvalid: A dataset that is trained on has no image that can be used.
+    """
+    _refuse(
+        [
+            FieldViolation(
+                field=f"dataset.datasets[{number}]", description="has no image that can be used"
+            )
+            for number, dataset in enumerate(spec.dataset.datasets)
+            if dataset.kind != "eval" and dataset.id in plans and not len(plans[dataset.id])
+        ]
+    )
+
+
+def remarks(
+    spec: JobSpec, facts: JobFacts | None = None, plans: Mapping[str, Plan] | None = None
+) -> list[Remark]:
+    """Return what the user of a job that is right should still know.
+
+    Args:
+        spec: The job.
+        facts: Of its models, where they are known.
+        plans: Of its datasets, where they are known.
+    """
+    told = [*_image_remarks(spec, plans or {}), *_run_remarks(spec)]
+    for expert, model in (facts or {}).items():
+        if spec.text_encoders.method != "none" and len(model.text_encoders) == 1:
+            (only,) = model.text_encoders
+            message = f"{expert}: {model.family.name} has one text encoder, {only}; it is trained"
+            told.append(Remark(reason="ONE_TEXT_ENCODER", message=message))
+    return told
+
+
+def _image_remarks(spec: JobSpec, plans: Mapping[str, Plan]) -> Iterator[Remark]:
+    trained = {name: plan for name, plan in plans.items() if plan.spec.kind == "train"}
+    if trained and sum(map(len, trained.values())) == 1:
+        yield Remark(
+            reason="ONE_IMAGE",
+            message="there is one image to train on; the result will know little else",
+        )
+    for name, plan in trained.items():
+        for bucket in plan.buckets:
+            seen = len(bucket.rows) * plan.spec.sampling.repeats
+            if seen < plan.batch_size:
+                size = f"{bucket.width}x{bucket.height}"
+                message = (
+                    f"{name}: bucket {size} shows {seen} images an epoch and a batch has "
+                    f"{plan.batch_size}, so that it holds images more than once"
+                )
+                yield Remark(reason="BATCH_EXCEEDS_BUCKET", message=message)
+
+
+def _run_remarks(spec: JobSpec) -> Iterator[Remark]:
+    rate = learning_rate_of(spec.optimizer)
+    if spec.optimizer.name == "prodigy" and rate < PRODIGY_RATE:
+        message = f"learning_rate {rate:g} multiplies what Prodigy estimates by itself; 1 is usual"
+        yield Remark(reason="PRODIGY_RATE_LOW", message=message)
+    run = spec.run
+    if run.num_steps is not None and spec.checkpoints.every_steps > run.num_steps:
+        message = (
+            f"checkpoints come every {spec.checkpoints.every_steps} steps and the job has "
+            f"{run.num_steps}: there is none before its end, from which it could resume"
+        )
+        yield Remark(reason="NO_CHECKPOINT", message=message)
+
+
+def _refuse(violations: Sequence[FieldViolation]) -> None:
+    if violations:
+        raise JobInvalid(violations)
+
+
+def _plans(spec: JobSpec, facts: JobFacts) -> tuple[Sequence[ExpertPlan], list[FieldViolation]]:
+    """Return a job's experts, or none and what is wrong with its boundary."""
+    if spec.stage != "single" and spec.boundary is None:
+        problem = f"is missing, and stage is {spec.stage}"
+        return (), [FieldViolation(field="boundary", description=problem)]
+    lengths = [model.schedule.num_train_timesteps for model in facts.values()]
+    try:
+        length = max(lengths, default=DEFAULT_TRAIN_TIMESTEPS)
+        return expert_plans(spec, num_train_timesteps=length), []
+    except InvalidRequest as error:
+        return (), list(error.violations)
+
+
+def _objective(
+    spec: JobSpec, facts: JobFacts, plans: Sequence[ExpertPlan]
+) -> Iterator[FieldViolation]:
+    """Tell what is wrong with the objective, once where that is so for both models."""
+    ranges = [plan.timesteps for plan in plans] or [range(DEFAULT_TRAIN_TIMESTEPS)]
+    schedules = {model.schedule: None for model in facts.values()} or {None: None}
+    told = [
+        violation
+        for schedule in schedules
+        for violation in objective_violations(spec.objective, ranges, schedule)
+    ]
+    yield from dict.fromkeys(told)
+    kinds = {one.kind for one in spec.dataset.datasets if not one.disabled}
+    if spec.objective.regularisation_weight != 1 and "regularisation" not in kinds:
+        yield FieldViolation(
+            field="objective.regularisation_weight",
+            description="is given, and there is no dataset of kind regularisation",
+        )
+
+
+def _stage(spec: JobSpec) -> Found:
+    if spec.stage == "single" and spec.boundary is not None:
+        yield "boundary", "lies between two experts, and stage is single"
+    if spec.model.refiner is not None and spec.stage != "both":
+        yield "model.refiner", f"belongs to stage both, and stage is {spec.stage}"
+
+
+def _adapter(spec: JobSpec) -> Found:
+    adapter = spec.adapter
+    if adapter.start_from is not None:
+        try:
+            split_reference(adapter.start_from)
+        except InvalidRequest as error:
+            yield "adapter.start_from", error.violations[0].description
+    for field in ("rank_pattern", "alpha_pattern"):
+        for pattern in getattr(adapter, field):
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                yield f"adapter.{field}", f"{pattern!r:.80} is no regular expression: {error}"
+
+
+def _text(spec: JobSpec) -> Found:
+    text = spec.text_encoders
+    used = {"none": (), "lora": [one.name for one in fields(text)], "full": _FULL}[text.method]
+    for one in fields(text):
+        is_given = getattr(text, one.name) != getattr(TextEncoderSpec(), one.name)
+        if is_given and one.name not in ("method", *used):
+            yield f"text_encoders.{one.name}", f"is given, and their method is {text.method}"
+
+
+def _devices(spec: JobSpec) -> Found:
+    run = spec.run
+    if run.side_by_side:
+        if spec.stage != "both":
+            yield "run.side_by_side", f"two experts train side by side, and stage is {spec.stage}"
+        if run.num_devices % 2:
+            problem = f"{run.num_devices} devices do not fall into two halves"
+            yield "run.num_devices", f"{problem}, and side_by_side is true"
+        if run.num_nodes > 1:
+            yield "run.num_nodes", "side_by_side is of one node"
+    num_each = run.num_devices // 2 if run.side_by_side else run.num_devices
+    if run.sharding == "fsdp2" and num_each * run.num_nodes < 2:
+        yield "run.sharding", "fsdp2 shards over devices, and an expert has one"
+
+
+def _datasets(spec: JobSpec) -> Found:
+    kinds = [one.kind for one in spec.dataset.datasets if not one.disabled]
+    if "train" not in kinds:
+        yield "dataset.datasets", "none of kind train is enabled"
+
+
+def _mismatches(spec: JobSpec, facts: JobFacts) -> Found:
+    """Tell what two experts of one job must share to hand latents over."""
+    if len(facts) < len(expert_sources(spec)) or spec.stage != "both" or not spec.model.refiner:
+        return
+    base, refiner = (facts[name] for name in ("base", "refiner"))
+    for name in ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule"):
+        one, other = getattr(base.schedule, name), getattr(refiner.schedule, name)
+        if one != other:
+            yield "model.refiner", f"has {name} {other}, and the base {one}"
+    if base.family.latent_channels != refiner.family.latent_channels:
+        yield "model.refiner", "has other latents than the base"

@@ -1,0 +1,270 @@
+"""One job from its spec to what it is served as, in order; goes on where a checkpoint says."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final, Protocol
+
+from accelerate import Accelerator
+
+from diptych.clients.config import ClientConfig
+from diptych.clients.embedding_cache import EmbeddingCacheClient
+from diptych.clients.embedding_values import WarmCall
+from diptych.datasets.expansion import Expansion
+from diptych.datasets.manifest import write_manifest
+from diptych.datasets.places import EVERYWHERE, Places
+from diptych.datasets.plan import Plan, make_plans
+from diptych.digest import Digest
+from diptych.errors import DatasetInvalid, FieldViolation, InvalidRequest
+from diptych.rpc.channel import ChannelConfig
+from diptych.training.checkpoints import Checkpoint, Checkpoints
+from diptych.training.events import EventKind
+from diptych.training.expert_state import RESULT
+from diptych.training.expert_training import ExpertTraining, TrainingMeans
+from diptych.training.experts import ExpertPlan, expert_plans
+from diptych.training.loop import Stop
+from diptych.training.publishing import checkpoint_blobs, open_registry, publish
+from diptych.training.rules import check_images, remarks
+from diptych.training.spec import JobSpec
+from diptych.training.task import AttemptFolder, Outcome, Wish, WorkerTask
+from diptych.training.timestep_counts import TimestepCounts
+from diptych.training.trainables.loading import load_trainable
+
+__all__ = ["Session", "SessionReporter"]
+
+DEFAULT_TENANT: Final = "default"
+_CACHE_READY_S: Final = 60.0
+
+
+class SessionReporter(Protocol):
+    """Where a session says what happens and hears what is wished."""
+
+    def tell(self, kind: EventKind, data: Mapping[str, object]) -> None:
+        """Append an event."""
+
+    def warn(self, reason: str, message: str) -> None:
+        """Append a warning."""
+
+    def beat(self) -> None:
+        """Show that the worker lives."""
+
+    def wish(self) -> Wish | None:
+        """Return what the owner wants."""
+
+
+class _StopAsked(Exception):
+    """Ends preparations that there is nothing to keep of."""
+
+    def __init__(self, stop: Stop) -> None:
+        super().__init__(stop)
+        self.stop: Stop = stop
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Dataset:
+    """What is trained on."""
+
+    plans: Mapping[str, Plan]
+    num_embeddings: int = 0
+    num_encoded: int = 0
+
+
+class Session:
+    """Does one job; every process of a worker has one, and the main one tells and writes."""
+
+    def __init__(
+        self,
+        task: WorkerTask,
+        spec: JobSpec,
+        folder: AttemptFolder,
+        accelerator: Accelerator,
+        reporter: SessionReporter,
+        *,
+        is_preempted: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Set up.
+
+        Args:
+            task: What to do.
+            spec: The task's, read.
+            folder: Of the attempt.
+            accelerator: Joins the processes of the worker.
+            reporter: Hears what happens.
+            is_preempted: Whether SIGTERM came.
+
+        Raises:
+            InvalidRequest: Two experts are to be trained at once.
+            SettingInvalid: A store cannot be opened.
+        """
+        if spec.run.side_by_side:
+            description = "is not done yet: experts are trained one after the other"
+            violation = FieldViolation(field="run.side_by_side", description=description)
+            raise InvalidRequest([violation])
+        self._task, self._spec, self._accelerator = task, spec, accelerator
+        self._reporter, self._is_preempted = reporter, is_preempted
+        self._checkpoints = Checkpoints(
+            checkpoint_blobs(task, folder),
+            spec=Digest.of_bytes(task.spec.encode()),
+            keep=spec.checkpoints.keep,
+            warn=reporter.warn,
+        )
+        self._models_dir = Path(task.home).expanduser() / "models"
+        self._registry = open_registry(task)
+
+    def run(self) -> Outcome:
+        """Do the job, or go on with it, and return how that ends.
+
+        Raises:
+            DiptychError: It cannot be done; what was reached is in the last checkpoint.
+        """
+        try:
+            with self._cache() as cache:
+                return self._run(cache)
+        except _StopAsked as asked:
+            return Outcome(ending=asked.stop)
+
+    def _run(self, cache: EmbeddingCacheClient) -> Outcome:
+        spec, resumed = self._spec, self._checkpoints.latest()
+        dataset = self._dataset(cache)
+        means = TrainingMeans(
+            spec=spec,
+            plans=dataset.plans,
+            cache=cache,
+            cache_address=self._task.cache_address,
+            places=self._places(),
+            accelerator=self._accelerator,
+            reporter=self._reporter,
+            checkpoints=self._checkpoints,
+            stop_asked=self._stop_asked,
+        )
+        plans = expert_plans(spec)
+        for place, plan in enumerate(plans):
+            if resumed is not None and _is_behind(resumed, place):
+                continue
+            training = ExpertTraining(means, plan, place=place, load=self._load(plan))
+            self._told_prepared(dataset, training)
+            self._accelerator.wait_for_everyone()
+            if stop := training.run(resumed):
+                return Outcome(ending=stop)
+            resumed = None
+        return self._finish(plans)
+
+    def _dataset(self, cache: EmbeddingCacheClient) -> _Dataset:
+        """Index what is trained on, and have the cache make what it has not."""
+        expansion = Expansion(places=self._places(), progress=self._go_on)
+        index = expansion.index(self._spec.dataset)
+        plans = make_plans(index, batch_size=self._spec.run.batch_size)
+        check_images(self._spec, plans)
+        for remark in remarks(self._spec, None, plans):
+            self._reporter.warn(remark.reason, remark.message)
+        if not self._accelerator.is_main_process:
+            return _Dataset(plans=plans)
+        return self._warmed(cache, plans)
+
+    def _warmed(self, cache: EmbeddingCacheClient, plans: Mapping[str, Plan]) -> _Dataset:
+        run = self._spec.run
+        call = WarmCall(
+            manifest=write_manifest(self._spec.dataset),
+            batch_size=run.batch_size,
+            num_epochs=run.num_epochs or 1,
+        )
+        try:
+            found = cache.warm(call, progress=self._go_on, timeout_s=math.inf)
+        except (DatasetInvalid, InvalidRequest) as error:
+            message = (
+                f"the cache does not read the dataset; embeddings are made while training: {error}"
+            )
+            self._reporter.warn("CACHE_NOT_WARMED", message)
+            return _Dataset(plans=plans)
+        if found.num_failed:
+            items = ", ".join(list(found.failures)[:8])
+            self._reporter.warn("NOT_ENCODED", f"{found.num_failed} were not encoded: {items}")
+        return _Dataset(plans=plans, num_embeddings=found.num_total, num_encoded=found.num_encoded)
+
+    def _told_prepared(self, dataset: _Dataset, training: ExpertTraining) -> None:
+        told = {
+            "expert": training.plan.expert,
+            "num_images": sum(len(plan) for plan in dataset.plans.values()),
+            "num_embeddings": dataset.num_embeddings,
+            "num_encoded": dataset.num_encoded,
+            "num_parameters": training.num_parameters,
+            "num_steps": training.num_steps,
+        }
+        self._reporter.tell(EventKind.PREPARED, told)
+
+    def _load(self, plan: ExpertPlan) -> Callable[..., object]:
+        return partial(
+            load_trainable,
+            self._spec,
+            plan,
+            cache_dir=self._models_dir,
+            registry=self._registry,
+            tenant=self._task.tenant,
+        )
+
+    def _finish(self, plans: Sequence[ExpertPlan]) -> Outcome:
+        """Export what was trained, from the checkpoints that hold it whole."""
+        if not self._accelerator.is_main_process:
+            return Outcome(ending="succeeded")
+        trained, timesteps = [], {}
+        for plan in plans:
+            checkpoint = self._checkpoints.latest(plan.expert)
+            assert checkpoint is not None
+            assert checkpoint.is_finished
+            expert = self._load(plan)(device="cpu")
+            expert.load_state(checkpoint.tensors.get(RESULT, checkpoint.tensors["weights"]))
+            trained.append(expert)
+            counts = TimestepCounts(plan.timesteps)
+            counts.add_counts(checkpoint.tensors["counts"]["counts"])
+            timesteps[plan.expert] = counts.summary()
+            self._go_on()
+        digests = publish(trained, self._spec, self._task, self._registry)
+        result = {"name": self._spec.name, "digests": digests, "timesteps": timesteps}
+        return Outcome(ending="succeeded", result=result)
+
+    def _stop_asked(self) -> Stop | None:
+        if self._is_preempted():
+            return "preempted"
+        return "stopped" if self._reporter.wish() else None
+
+    def _go_on(self, *_: object) -> None:
+        """Show life, and end preparations where that is asked for."""
+        self._reporter.beat()
+        if self._accelerator.num_processes == 1 and (stop := self._stop_asked()):
+            raise _StopAsked(stop)
+
+    def _places(self) -> Places:
+        """Return what the dataset may make this process read, as the job's owner allows it."""
+        task = self._task
+        if task.dataset_dir is None and task.dataset_prefixes is None:
+            return EVERYWHERE
+        return Places(
+            roots=() if task.dataset_dir is None else (Path(task.dataset_dir),),
+            buckets=tuple(one.removeprefix("s3://") for one in task.dataset_prefixes or ()),
+            endpoints=() if task.s3_endpoint is None else (task.s3_endpoint,),
+            hub=False,
+            urls=False,
+        )
+
+    def _cache(self) -> EmbeddingCacheClient:
+        """Return a client of the cache, which answers."""
+        task = self._task
+        token = None
+        if task.cache_token_file is not None:
+            token = Path(task.cache_token_file).read_text(encoding="utf-8").strip()
+        client = EmbeddingCacheClient(
+            ClientConfig(
+                channel=ChannelConfig(address=task.cache_address),
+                token=token,
+                tenant=None if task.tenant == DEFAULT_TENANT else task.tenant,
+            )
+        )
+        client.wait_until_ready(timeout_s=_CACHE_READY_S)
+        return client
+
+
+def _is_behind(resumed: Checkpoint, place: int) -> bool:
+    """Return whether the expert at ``place`` is trained already."""
+    return place < resumed.place or (place == resumed.place and resumed.is_finished)

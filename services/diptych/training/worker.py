@@ -1,0 +1,147 @@
+"""The process that trains a job: on a leash, alone with the job, and clear about how it ends.
+
+``python -m diptych.training.worker ATTEMPT_DIR``, several of them under torchrun. What an owner
+needs of it is in ``task``.
+"""
+
+import fcntl
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+from diptych.errors import DiptychError
+from diptych.telemetry.logging import bind, configure_logging
+from diptych.training.reporting import Reporter, Silence
+from diptych.training.spec import JobSpec
+from diptych.training.spec_text import parse_job
+from diptych.training.task import AttemptFolder, Outcome, WorkerTask
+
+__all__ = ["failure", "held_lock", "main"]
+
+_log = logging.getLogger(__name__)
+
+LET_GO: Final = 70
+"""Exit status of a worker whose owner is gone."""
+_USERS: Final = frozenset(
+    {
+        "INVALID_ARGUMENT",
+        "FAILED_PRECONDITION",
+        "NOT_FOUND",
+        "ALREADY_EXISTS",
+        "PERMISSION_DENIED",
+        "UNAUTHENTICATED",
+    }
+)
+"""Codes of errors that would come again however often the job is tried."""
+_LOOK_S: Final = 0.2
+_TOGETHER: Final = timedelta(days=1)
+"""How long processes wait for one of them, which may be indexing a dataset; who watches over a
+worker that hangs is its owner."""
+_MEMORY_HINT: Final = (
+    "the device has too little memory: a smaller run.batch_size with more run.num_accumulated, "
+    "run.gradient_checkpointing or fewer trained weights need less"
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Do what the attempt's task says and return the exit status: 0 once the outcome is written."""
+    path = Path((sys.argv[1:] if arguments is None else arguments)[0]).absolute()
+    folder = AttemptFolder(job_dir=path.parent.parent, attempt=int(path.name))
+    preempted = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: preempted.set())
+    threading.Thread(target=_hold_leash, name="leash", daemon=True).start()
+    configure_logging()
+    task = WorkerTask.from_json(folder.task.read_text(encoding="utf-8"))
+    with bind(job_id=task.job_id, attempt=task.attempt):
+        return _train(task, folder, preempted)
+
+
+def failure(error: BaseException) -> Outcome:
+    """Return how a worker ends that met ``error``."""
+    if isinstance(error, DiptychError):
+        is_users = error.code in _USERS
+        return Outcome(ending="failed", reason=error.reason, message=str(error), is_users=is_users)
+    if type(error).__name__ == "OutOfMemoryError":
+        return Outcome(
+            ending="failed", reason="OUT_OF_DEVICE_MEMORY", message=_MEMORY_HINT, is_users=True
+        )
+    message = f"{type(error).__name__}: {error}"
+    return Outcome(ending="failed", reason="WORKER_FAULT", message=message)
+
+
+@contextmanager
+def held_lock(path: Path, go_on: Callable[[], bool]) -> Iterator[bool]:
+    """Hold a job's lock and give True; False if ``go_on`` said no while another held it."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        is_held = _try_lock(descriptor)
+        while not is_held and go_on():
+            threading.Event().wait(_LOOK_S)
+            is_held = _try_lock(descriptor)
+        yield is_held
+    finally:
+        os.close(descriptor)
+
+
+def _train(task: WorkerTask, folder: AttemptFolder, preempted: threading.Event) -> int:
+    # Torch comes after the leash and the signal's handler: it takes seconds.
+    from accelerate import Accelerator  # noqa: PLC0415
+
+    from diptych.training.devices import make_accelerator  # noqa: PLC0415
+    from diptych.training.session import Session  # noqa: PLC0415
+
+    reporter = Reporter(folder)
+
+    def is_wanted() -> bool:
+        reporter.beat()
+        return not preempted.is_set()
+
+    def outcome_of(spec: JobSpec, accelerator: Accelerator) -> Outcome:
+        is_main = accelerator.is_main_process
+        told = reporter if is_main else Silence()
+        session = Session(task, spec, folder, accelerator, told, is_preempted=preempted.is_set)
+        if not is_main:
+            return session.run()
+        with held_lock(folder.lock, is_wanted) as is_held:
+            return session.run() if is_held else Outcome(ending="preempted")
+
+    is_main = True
+    try:
+        spec = parse_job(task.spec.encode(), folder=Path(task.home))
+        accelerator = make_accelerator(task, spec, timeout=_TOGETHER)
+        is_main = accelerator.is_main_process
+        outcome = outcome_of(spec, accelerator)
+    except Exception as error:  # noqa: BLE001 - fails the job, and tells its owner how
+        _log.exception("the job failed")
+        outcome = failure(error)
+        is_main = is_main or isinstance(error, DiptychError)
+    # Of several processes the first to fail says why; others only see that it is gone.
+    if is_main and not folder.outcome.exists():
+        reporter.end(outcome)
+    return 0 if outcome.ending != "failed" else 1
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _hold_leash() -> None:
+    """End this process at once when standard input ends: its owner is gone."""
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
+    os._exit(LET_GO)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

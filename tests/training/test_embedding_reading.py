@@ -1,0 +1,62 @@
+"""Embeddings as tensors, remembered within a bound."""
+
+import pytest
+
+from diptych.clients.obtaining import PromptWanted
+from diptych.errors import EmbeddingMissing
+from diptych.training.embedding_reading import EmbeddingReader
+from support.memory_embeddings import ENCODERS, MemoryCache
+
+
+def wanted(*texts: str) -> list[PromptWanted]:
+    return [PromptWanted(key=ENCODERS.prompt_record(text).key(), text=text) for text in texts]
+
+
+def a_reader(cache: MemoryCache, *, memory_bytes: int = 2**20) -> EmbeddingReader:
+    return EmbeddingReader(cache, stage="base", memory_bytes=memory_bytes)
+
+
+def test_what_is_missing_is_made_and_kept() -> None:
+    cache = MemoryCache()
+    (found,) = a_reader(cache).tensors(wanted("a"), mode="read_through").values()
+    assert {name: tuple(one.shape) for name, one in found.items()} == {
+        "hidden": (7, 6),
+        "pooled": (5,),
+    }
+    assert len(cache.kept) == 1
+
+
+def test_what_was_read_is_not_read_again() -> None:
+    cache = MemoryCache()
+    reader = a_reader(cache)
+    first = reader.tensors(wanted("a", "b"), mode="read_through")
+    num_reads = cache.num_reads
+    assert reader.tensors(wanted("b", "a"), mode="read_through").keys() == first.keys()
+    assert cache.num_reads == num_reads
+
+
+def test_what_was_read_longest_ago_is_forgotten_first() -> None:
+    cache = MemoryCache()
+    reader = a_reader(cache, memory_bytes=2 * (7 * 6 + 5) * 4)
+    for text in ("a", "b", "a", "c"):
+        reader.tensors(wanted(text), mode="read_through")
+    num_reads = cache.num_reads
+    reader.tensors(wanted("a", "c"), mode="read_through")
+    assert cache.num_reads == num_reads
+    reader.tensors(wanted("b"), mode="read_through")
+    assert cache.num_reads == num_reads + 1
+
+
+def test_bypass_makes_them_each_time_and_keeps_nothing() -> None:
+    cache = MemoryCache()
+    reader = a_reader(cache)
+    for _ in range(2):
+        reader.tensors(wanted("a"), mode="bypass")
+    assert (cache.num_encoded, len(cache.kept)) == (2, 0)
+
+
+def test_read_only_makes_nothing() -> None:
+    cache = MemoryCache()
+    with pytest.raises(EmbeddingMissing):
+        a_reader(cache).tensors(wanted("a"), mode="read_only")
+    assert cache.num_encoded == 0
