@@ -31,12 +31,15 @@ WARM = LrScheduleSpec(name="constant_with_warmup", num_warmup_steps=4)
 class Training:
     """A model's parameters and its optimizer; gradients depend on the step and the weights."""
 
-    def __init__(self, name: OptimizerName) -> None:
+    def __init__(self, name: OptimizerName, device: str = "cpu") -> None:
         generator = torch.Generator().manual_seed(0)
         self.groups = [
             ParameterGroup(
                 name=group,
-                parameters=[nn.Parameter(torch.randn(s, generator=generator)) for s in shapes],
+                parameters=[
+                    nn.Parameter(torch.randn(shape, generator=generator).to(device))
+                    for shape in shapes
+                ],
                 weight_decay=0.1 if group == "unet" else None,
             )
             for group, shapes in SHAPES.items()
@@ -53,7 +56,7 @@ class Training:
         for step in steps:
             generator = torch.Generator().manual_seed(step)
             for p in self.parameters:
-                p.grad = torch.randn(p.shape, generator=generator) + p.detach()
+                p.grad = torch.randn(p.shape, generator=generator).to(p.device) + p.detach()
             self.optimizer.step()
 
     def take(self, weights: list[Tensor]) -> None:
@@ -71,12 +74,13 @@ def written(optimizer: Optimizer, folder: Path) -> tuple[dict[str, Tensor], Any]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_training_goes_on_bit_for_bit(name: OptimizerName, tmp_path: Path) -> None:
-    whole = Training(name)
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_training_goes_on_bit_for_bit(name: OptimizerName, device: str, tmp_path: Path) -> None:
+    whole = Training(name, device)
     whole.train(range(6))
-    first = Training(name)
+    first = Training(name, device)
     first.train(range(3))
-    second = Training(name)
+    second = Training(name, device)
     second.take(first.parameters)
     load_optimizer_state(second.optimizer, *written(first.optimizer, tmp_path))
     second.train(range(3, 6))

@@ -45,7 +45,7 @@ class Ema:
         assert not self._is_swapped
         if step % self._spec.every_steps:
             return
-        torch._foreach_lerp_(self._averages, self._parameters, weight=1.0 - self.decay)  # noqa: SLF001
+        torch._foreach_lerp_(self._averages, self._parameters, weight=1.0 - self.decay)
         self._num_updates += 1
 
     @contextmanager

@@ -32,8 +32,8 @@ def make_lr_schedule(spec: LrScheduleSpec, optimizer: Optimizer, *, num_steps: i
     if violations := lr_schedule_violations(spec, num_steps):
         raise InvalidRequest(violations)
     if isinstance(optimizer, AdamWScheduleFree):
-        return get_scheduler("constant", optimizer)
-    return get_scheduler(
+        spec = LrScheduleSpec(name="constant")
+    schedule: LRScheduler = get_scheduler(
         spec.name,
         optimizer,
         num_warmup_steps=spec.num_warmup_steps,
@@ -41,6 +41,7 @@ def make_lr_schedule(spec: LrScheduleSpec, optimizer: Optimizer, *, num_steps: i
         num_cycles=spec.num_cycles,
         power=spec.power,
     )
+    return schedule
 
 
 def lr_schedule_state(schedule: LRScheduler) -> dict[str, Any]:

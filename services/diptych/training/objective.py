@@ -89,7 +89,7 @@ class Objective:
         Args:
             latents: Clean, on the scale the UNet sees, [B, C, h, w].
             noise: Of the same shape.
-            t: Timesteps, [B], int64.
+            t: Timesteps, [B], int64, on the latents' device.
         """
         return self._alpha.at(t) * latents.float() + self._sigma.at(t) * noise.float()
 

@@ -11,6 +11,8 @@ from diptych.errors import CheckpointInvalid
 
 __all__ = ["load_optimizer_state", "optimizer_state"]
 
+Json = dict[str, Any] | list[Any] | str | int | float | bool | None
+
 _SOURCE = "optimizer state"
 
 
@@ -23,7 +25,8 @@ def optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, 
         names those places.
     """
     tensors: dict[str, Tensor] = {}
-    plain: dict[str, Any] = _encode(optimizer.state_dict(), "", tensors, {})
+    plain = _encode(optimizer.state_dict(), "", tensors, {})
+    assert isinstance(plain, dict)
     return tensors, plain
 
 
@@ -39,7 +42,9 @@ def load_optimizer_state(
         CheckpointInvalid: The state is not one, or is another set of parameters'.
     """
     try:
-        state = _decode(plain, {place: tensor.clone() for place, tensor in tensors.items()})
+        state: Any = _decode(
+            dict(plain), {place: tensor.clone() for place, tensor in tensors.items()}
+        )
         groups, states = state["param_groups"], state["state"]
         layout = [len(group["params"]) for group in groups]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -64,7 +69,7 @@ def _check_shapes(index: int, values: Mapping[str, object], parameter: Tensor) -
             )
 
 
-def _encode(value: object, place: str, tensors: dict[str, Tensor], seen: dict[int, str]) -> Any:
+def _encode(value: object, place: str, tensors: dict[str, Tensor], seen: dict[int, str]) -> Json:
     """Return plain JSON for a value; what JSON has no form of becomes an object with one key."""
     if isinstance(value, Tensor):
         if id(value) not in seen:
@@ -79,14 +84,15 @@ def _encode(value: object, place: str, tensors: dict[str, Tensor], seen: dict[in
         return items if isinstance(value, list) else {"tuple": items}
     if isinstance(value, float) and not math.isfinite(value):
         return {"float": str(value)}
+    assert value is None or isinstance(value, str | int | float)
     return value
 
 
-def _decode(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+def _decode(value: Json, tensors: Mapping[str, Tensor]) -> object:
     """Return the value that ``_encode`` wrote; what was one tensor is one again."""
     if isinstance(value, list):
         return [_decode(one, tensors) for one in value]
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         return value
     ((kind, content),) = value.items()
     if kind == "tensor":

@@ -115,10 +115,11 @@ def _adamw(groups: list[Group], spec: OptimizerSpec, _: LrScheduleSpec) -> Optim
 def _adamw_8bit(groups: list[Group], spec: OptimizerSpec, _: LrScheduleSpec) -> Optimizer:
     try:
         # Loads a native library of its own, which takes a second and is not on every platform.
-        from bitsandbytes.optim import AdamW8bit  # noqa: PLC0415
+        from bitsandbytes.optim.adamw import AdamW8bit  # noqa: PLC0415
     except ImportError as error:
         raise ExtraMissing(extra="training", needed_for="the optimizer adamw_8bit") from error
-    return AdamW8bit(groups, **_given(spec))
+    made: Optimizer = AdamW8bit(groups, **_given(spec))  # type: ignore[no-untyped-call]
+    return made
 
 
 def _adafactor(groups: list[Group], spec: OptimizerSpec, _: LrScheduleSpec) -> Optimizer:
@@ -127,15 +128,21 @@ def _adafactor(groups: list[Group], spec: OptimizerSpec, _: LrScheduleSpec) -> O
     torch's multiplies it by each tensor's own size, so that LoRA's B, which begins at zero, would
     move a thousand times more slowly than A.
     """
-    return Adafactor(groups, **_given(spec), scale_parameter=False, relative_step=False)
+    options = _given(spec) | {"scale_parameter": False, "relative_step": False}
+    return Adafactor(groups, **options)  # type: ignore[no-untyped-call]
 
 
 def _lion(groups: list[Group], spec: OptimizerSpec, _: LrScheduleSpec) -> Optimizer:
-    return Lion(groups, **_given(spec), kahan_sum=False, triton=_has_triton(groups))
+    options = _given(spec) | {"kahan_sum": False, "triton": _has_triton(groups)}
+    made: Optimizer = Lion(groups, **options)
+    return made
 
 
 def _stable_adamw(groups: list[Group], spec: OptimizerSpec, _: LrScheduleSpec) -> Optimizer:
-    return StableAdamW(groups, **_given(spec), kahan_sum=False, triton=_has_triton(groups))
+    made: Optimizer = StableAdamW(
+        groups, **_given(spec), kahan_sum=False, triton=_has_triton(groups)
+    )
+    return made
 
 
 def _has_triton(groups: list[Group]) -> bool | None:
@@ -149,7 +156,7 @@ def _devices(groups: list[Group]) -> set[str]:
 
 def _prodigy(groups: list[Group], spec: OptimizerSpec, _: LrScheduleSpec) -> Optimizer:
     own = ProdigySpec() if spec.prodigy is None else spec.prodigy
-    return Prodigy(
+    made: Optimizer = Prodigy(
         groups,
         **_given(spec),
         beta3=own.beta3,
@@ -160,12 +167,16 @@ def _prodigy(groups: list[Group], spec: OptimizerSpec, _: LrScheduleSpec) -> Opt
         d_coef=own.d_coef,
         growth_rate=own.growth_rate,
     )
+    return made
 
 
 def _schedule_free(
     groups: list[Group], spec: OptimizerSpec, lr_schedule: LrScheduleSpec
 ) -> Optimizer:
-    return AdamWScheduleFree(groups, **_given(spec), warmup_steps=lr_schedule.num_warmup_steps)
+    made: Optimizer = AdamWScheduleFree(
+        groups, **_given(spec), warmup_steps=lr_schedule.num_warmup_steps
+    )
+    return made
 
 
 _Maker = Callable[[list[Group], OptimizerSpec, LrScheduleSpec], Optimizer]
