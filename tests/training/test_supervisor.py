@@ -180,14 +180,14 @@ def test_wish_stops_the_worker_at_a_checkpoint(
 
 
 def test_paused_job_goes_on_where_it_was(ledger: Ledger, supervise: Supervise) -> None:
-    job = new_job(ledger, steps=30, step_s=0.02)
+    job = new_job(ledger, steps=120, step_s=0.02)
     supervise()
     until(ledger, job, RUNNING)
     ledger.wish(job.id, "pause", tenant=TENANT)
     until(ledger, job, (JobState.PAUSED,))
     ledger.resume(job.id, tenant=TENANT)
     until(ledger, job, ENDED)
-    assert steps(ledger, job) == list(range(1, 31))
+    assert steps(ledger, job) == list(range(1, 121))
 
 
 def test_worker_that_does_not_heed_a_wish_is_killed(ledger: Ledger, supervise: Supervise) -> None:
