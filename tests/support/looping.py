@@ -51,7 +51,9 @@ class Ears:
         return [data for one, data in self.told if one is kind]
 
 
-def a_job(*, num_steps: int = 8, run: Mapping[str, object] | None = None, **more: object) -> JobSpec:
+def a_job(
+    *, num_steps: int = 8, run: Mapping[str, object] | None = None, **more: object
+) -> JobSpec:
     """Return a job of float32 on a CPU."""
     own = {"num_steps": num_steps, "precision": "fp32", "gradient_checkpointing": False}
     return JobSpec(

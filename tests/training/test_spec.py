@@ -25,7 +25,7 @@ def test_unknown_keys_are_refused() -> None:
 @pytest.mark.parametrize("length", [{}, {"num_steps": 1, "num_epochs": 1}])
 def test_the_length_is_said_exactly_once(length: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="exactly one of"):
-        RunSpec(**length)
+        RunSpec(**length)  # type: ignore[arg-type]
 
 
 def test_prodigys_options_belong_to_prodigy() -> None:
