@@ -22,7 +22,7 @@ def test_configurations_are_those_of_the_modules(
     ]
 
 
-def _listed(value: Any) -> list[Any]:  # noqa: ANN401 - any entry of a configuration
+def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 

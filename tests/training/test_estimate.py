@@ -1,6 +1,5 @@
 """What a dry run foretells: exact where weights are counted, open where something is unknown."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,8 @@ from support.planned import plan_of
 GIBIBYTE = 2**30
 TARGETS: dict[str, Any] = {
     "attention": ["to_q", "to_k", "to_v", "to_out.0"],
-    "linear": r".*\.attentions\..*(to_q|to_k|to_v|to_out\.0|proj_in|proj_out|ff\.net\.0\.proj|ff\.net\.2)",
+    "linear": r".*\.attentions\..*"
+    r"(to_q|to_k|to_v|to_out\.0|proj_in|proj_out|ff\.net\.0\.proj|ff\.net\.2)",
 }
 
 
@@ -145,7 +145,7 @@ def test_epochs_are_steps_once_images_are_known(facts: JobFacts) -> None:
 
 
 def test_time_counts_both_experts_unless_they_train_side_by_side(facts: JobFacts) -> None:
-    both = {"base": facts["single"], "refiner": facts["single"]}
+    both: JobFacts = {"base": facts["single"], "refiner": facts["single"]}
     lines = ("stage: both", "boundary: 0.5")
     after = estimate(job(*lines), both, images_per_s=2.0)
     beside = estimate(
@@ -199,7 +199,7 @@ SDXL: dict[str, Any] = {
 }
 
 
-def sdxl_shapes() -> dict[str, Sequence[int]]:
+def sdxl_shapes() -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
         module = UNet2DConditionModel(**SDXL)
     return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}

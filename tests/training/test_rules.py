@@ -137,13 +137,15 @@ def test_epsilon_at_zero_snr_is_refused_where_the_checkpoint_has_it(tmp_path: Pa
     spec = job("objective: {prediction_type: epsilon}")
     single = facts_of(spec, tmp_path)["single"]
     ends = replace(single.schedule, rescale_betas_zero_snr=True)
-    facts = {"single": replace(single, schedule=ends)}
+    facts: JobFacts = {"single": replace(single, schedule=ends)}
     assert wrong_fields(spec, facts) == ["objective.prediction_type"]
 
 
 def test_a_continuous_schedule_is_refused(tmp_path: Path) -> None:
     single = facts_of(job(), tmp_path)["single"]
-    edm = {"single": replace(single, schedule=replace(single.schedule, edm=EdmSchedule()))}
+    edm: JobFacts = {
+        "single": replace(single, schedule=replace(single.schedule, edm=EdmSchedule()))
+    }
     assert wrong_fields(job(), edm) == ["objective.prediction_type"]
 
 
@@ -195,5 +197,5 @@ def test_a_model_with_one_text_encoder_is_told_where_encoders_are_trained(tmp_pa
     spec = job(OFTEN, "text_encoders: {method: lora}")
     single = facts_of(spec, tmp_path)["single"]
     shapes = {name: one for name, one in single.shapes.items() if name != "text_encoder"}
-    facts = {"single": replace(single, shapes=shapes)}
+    facts: JobFacts = {"single": replace(single, shapes=shapes)}
     assert [one.reason for one in remarks(spec, facts)] == ["ONE_TEXT_ENCODER"]

@@ -1,12 +1,15 @@
 """A job's values: defaults that can be run, ranges, and rules within one section."""
 
 import math
+from collections.abc import Iterator
+from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from diptych.training.rules import check
-from diptych.training.spec import JobSpec, OptimizerSpec, ProdigySpec, RunSpec
+from diptych.training.spec import EmaSpec, JobSpec, OptimizerSpec, ProdigySpec, RunSpec
 from support.job_texts import job
 
 
@@ -22,7 +25,7 @@ def test_unknown_keys_are_refused() -> None:
 @pytest.mark.parametrize("length", [{}, {"num_steps": 1, "num_epochs": 1}])
 def test_the_length_is_said_exactly_once(length: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="exactly one of"):
-        RunSpec(**length)
+        RunSpec(**length)  # type: ignore[arg-type]
 
 
 def test_prodigys_options_belong_to_prodigy() -> None:
@@ -56,3 +59,42 @@ def test_a_boundary_lies_between_0_and_1(boundary: float) -> None:
     whole = TypeAdapter(JobSpec).dump_python(job("stage: both", "boundary: 0.5"))
     with pytest.raises(ValidationError, match="boundary"):
         TypeAdapter(JobSpec).validate_python(whole | {"boundary": boundary})
+
+
+def documented() -> dict[str, str]:
+    """Return the default of each field as docs/training.md says it."""
+    lines = (Path(__file__).parents[2] / "docs" / "training.md").read_text().splitlines()
+    rows = [line.split("|") for line in lines if line.startswith("| `")]
+    return {row[1].strip(" `"): row[2].strip() for row in rows if len(row) > 4}
+
+
+def defaults(kind: type, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield every field below ``kind`` with its default in words."""
+    for one in fields(kind):
+        value = one.default
+        if one.default_factory is not MISSING:
+            value = one.default_factory()
+        name = f"{prefix}{one.name}"
+        section = SECTIONS.get(name, type(value))
+        yield name, said(value)
+        if is_dataclass(section):
+            yield from defaults(section, f"{name}.")
+
+
+SECTIONS = {"run": RunSpec, "run.ema": EmaSpec, "optimizer.prodigy": ProdigySpec}
+
+
+def said(value: object) -> str:
+    if value is MISSING:
+        return "needed"
+    if is_dataclass(value):
+        return ""
+    if value in ((), {}):
+        return "empty"
+    if value is None or value == math.inf:
+        return "none"
+    return f"{value:g}" if isinstance(value, float) else str(value).lower()
+
+
+def test_the_documentation_names_every_field_and_its_default() -> None:
+    assert documented() == dict(defaults(JobSpec))

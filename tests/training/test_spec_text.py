@@ -133,14 +133,19 @@ def test_equal_jobs_have_equal_texts() -> None:
     assert to_json(job("stage: single")) == to_json(job())
 
 
+INVERTED = (
+    "refiner_training: true, refiner_training_strength: 0.35, "
+    "refiner_training_invert_schedule: true"
+)
+
+
 @pytest.mark.parametrize(
     ("words", "stage", "first", "last"),
     [
         ("refiner_training_strength: 0.35", "refiner", 0, 349),
         ("refiner_training: true", "refiner", 0, 199),
         (
-            "{refiner_training: true, refiner_training_strength: 0.35, "
-            "refiner_training_invert_schedule: true}",
+            INVERTED,
             "base",
             350,
             999,
@@ -150,7 +155,7 @@ def test_equal_jobs_have_equal_texts() -> None:
 def test_simpletuners_words_become_stage_and_boundary(
     words: str, stage: str, first: int, last: int
 ) -> None:
-    said = words.strip("{}").split(", ")
+    said = words.split(", ")
     spec = job(*said)
     (plan,) = expert_plans(spec)
     assert (spec.stage, plan.first_timestep, plan.last_timestep) == (stage, first, last)

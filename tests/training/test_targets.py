@@ -35,7 +35,7 @@ def test_modules_are_those_that_training_adapts(
 
 def test_the_original_layouts_names_mean_the_same() -> None:
     block = "input_blocks.4.1.transformer_blocks.0"
-    shapes = {
+    shapes: dict[str, tuple[int, ...]] = {
         f"{block}.attn1.to_q.weight": (8, 8),
         f"{block}.ff.net.2.weight": (8, 32),
         f"{block}.norm1.weight": (8,),
@@ -55,7 +55,9 @@ TARGETS: tuple[Targets, ...] = ("attention", "linear", "linear_conv")
 def test_text_encoders_have_four_projections_a_layer() -> None:
     layer = "text_model.encoder.layers.0"
     names = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj")
-    shapes = {f"{layer}.{name}.weight": (8, 8) for name in (*names, "mlp.fc1")}
+    shapes: dict[str, tuple[int, ...]] = {
+        f"{layer}.{name}.weight": (8, 8) for name in (*names, "mlp.fc1")
+    }
     shapes |= {f"{layer}.{name}.bias": (8,) for name in names}
     assert [name for name, _ in text_modules(shapes)] == [f"{layer}.{name}" for name in names]
 

@@ -13,6 +13,7 @@ from typing import Final
 from diptych.adapters.naming import split_reference
 from diptych.datasets.places import EVERYWHERE, Places
 from diptych.datasets.plan import Plan
+from diptych.diffusion.schedule import NoiseSchedule
 from diptych.errors import FieldViolation, InvalidRequest, JobInvalid
 from diptych.training.experts import ExpertPlan, expert_plans, expert_sources
 from diptych.training.model_facts import JobFacts, read_facts
@@ -179,10 +180,10 @@ def _objective(
 ) -> Iterator[FieldViolation]:
     """Tell what is wrong with the objective, once where that is so for both models."""
     ranges = [plan.timesteps for plan in plans] or [range(DEFAULT_TRAIN_TIMESTEPS)]
-    schedules = {model.schedule: None for model in facts.values()} or {None: None}
+    schedules: list[NoiseSchedule | None] = list({model.schedule for model in facts.values()})
     told = [
         violation
-        for schedule in schedules
+        for schedule in schedules or [None]
         for violation in objective_violations(spec.objective, ranges, schedule)
     ]
     yield from dict.fromkeys(told)
