@@ -9,11 +9,13 @@ from safetensors.torch import load_file
 
 from diptych.adapters.naming import Stage
 from diptych.digest import Digest
-from diptych.errors import DatasetInvalid, EncodersMismatch, InvalidRequest, ResumeMismatch
+from diptych.errors import EncodersMismatch, InvalidRequest, JobInvalid, ResumeMismatch
 from diptych.models.trained_experts import find_expert
 from diptych.storage.local import LocalBlobs
 from diptych.training.checkpoints import Checkpoints
 from diptych.training.publishing import open_registry
+from diptych.training.session import allowed_places
+from diptych.training.spec_text import parse_job
 from diptych.training.task import WorkerTask
 from support.jobs import a_session, a_task, an_attempt, events_of, nano_cache, run_session
 
@@ -124,10 +126,10 @@ def test_a_session_asked_to_stop_while_it_prepares_leaves_nothing(
     assert Checkpoints(blobs, spec=spec, keep=1, warn=lambda *_: None).latest() is None
 
 
-def test_a_dataset_outside_the_owners_folder_is_refused(cache: str, tmp_path: Path) -> None:
-    task = replace(a_task(tmp_path, cache), dataset_dir=str(tmp_path / "elsewhere"))
-    with pytest.raises(DatasetInvalid):
-        run_session(task)
+def test_a_dataset_outside_the_owners_folder_is_refused(tmp_path: Path) -> None:
+    task = replace(a_task(tmp_path, "here:1"), dataset_dir=str(tmp_path / "elsewhere"))
+    with pytest.raises(JobInvalid):
+        parse_job(task.spec.encode(), folder=tmp_path, places=allowed_places(task))
 
 
 def test_two_experts_at_once_are_refused(tmp_path: Path) -> None:

@@ -32,10 +32,23 @@ from diptych.training.task import AttemptFolder, Outcome, Wish, WorkerTask
 from diptych.training.timestep_counts import TimestepCounts
 from diptych.training.trainables.loading import load_trainable
 
-__all__ = ["Session", "SessionReporter"]
+__all__ = ["Session", "SessionReporter", "allowed_places"]
 
 DEFAULT_TENANT: Final = "default"
 _CACHE_READY_S: Final = 60.0
+
+
+def allowed_places(task: WorkerTask) -> Places:
+    """Return what a job's dataset may make its worker read, as the job's owner allows it."""
+    if task.dataset_dir is None and task.dataset_prefixes is None:
+        return EVERYWHERE
+    return Places(
+        roots=() if task.dataset_dir is None else (Path(task.dataset_dir),),
+        buckets=tuple(one.removeprefix("s3://") for one in task.dataset_prefixes or ()),
+        endpoints=() if task.s3_endpoint is None else (task.s3_endpoint,),
+        hub=False,
+        urls=False,
+    )
 
 
 class SessionReporter(Protocol):
@@ -133,7 +146,7 @@ class Session:
             plans=dataset.plans,
             cache=cache,
             cache_address=self._task.cache_address,
-            places=self._places(),
+            places=allowed_places(self._task),
             accelerator=self._accelerator,
             reporter=self._reporter,
             checkpoints=self._checkpoints,
@@ -153,7 +166,7 @@ class Session:
 
     def _dataset(self, cache: EmbeddingCacheClient) -> _Dataset:
         """Index what is trained on, and have the cache make what it has not."""
-        expansion = Expansion(places=self._places(), progress=self._go_on)
+        expansion = Expansion(places=allowed_places(self._task), progress=self._go_on)
         index = expansion.index(self._spec.dataset)
         plans = make_plans(index, batch_size=self._spec.run.batch_size)
         check_images(self._spec, plans)
@@ -234,19 +247,6 @@ class Session:
         self._reporter.beat()
         if self._accelerator.num_processes == 1 and (stop := self._stop_asked()):
             raise _StopAsked(stop)
-
-    def _places(self) -> Places:
-        """Return what the dataset may make this process read, as the job's owner allows it."""
-        task = self._task
-        if task.dataset_dir is None and task.dataset_prefixes is None:
-            return EVERYWHERE
-        return Places(
-            roots=() if task.dataset_dir is None else (Path(task.dataset_dir),),
-            buckets=tuple(one.removeprefix("s3://") for one in task.dataset_prefixes or ()),
-            endpoints=() if task.s3_endpoint is None else (task.s3_endpoint,),
-            hub=False,
-            urls=False,
-        )
 
     def _cache(self) -> EmbeddingCacheClient:
         """Return a client of the cache, which answers."""

@@ -95,7 +95,7 @@ def _train(task: WorkerTask, folder: AttemptFolder, preempted: threading.Event) 
     from accelerate import Accelerator  # noqa: PLC0415
 
     from diptych.training.devices import make_accelerator  # noqa: PLC0415
-    from diptych.training.session import Session  # noqa: PLC0415
+    from diptych.training.session import Session, allowed_places  # noqa: PLC0415
 
     reporter = Reporter(folder)
 
@@ -114,7 +114,8 @@ def _train(task: WorkerTask, folder: AttemptFolder, preempted: threading.Event) 
 
     is_main = True
     try:
-        spec = parse_job(task.spec.encode(), folder=Path(task.home))
+        places = allowed_places(task)
+        spec = parse_job(task.spec.encode(), folder=Path(task.home), places=places)
         accelerator = make_accelerator(task, spec, timeout=_TOGETHER)
         is_main = accelerator.is_main_process
         outcome = outcome_of(spec, accelerator)
