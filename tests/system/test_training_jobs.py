@@ -29,7 +29,7 @@ MODEL = "nano/base-single"
 SPEC = f"""
 name: squares
 model: {{source: {MODEL}}}
-run: {{num_steps: 60, precision: fp32, batch_size: 2}}
+run: {{num_steps: 20, precision: fp32, batch_size: 2}}
 checkpoints: {{every_steps: 5}}
 dataset: {{datasets: [{{id: a, source: {{type: folder, path: data}}, size: {{resolution: 64}}}}]}}
 """
@@ -100,7 +100,7 @@ def test_job_survives_its_worker_and_ends_in_a_served_name(
             steps.append(event.event.step)
     ended = training.get(job.job_id)
     assert (ended.state, ended.attempt, ended.num_faults) == ("succeeded", 2, 1)
-    assert 5 < steps[0] < steps[-1] == 60
+    assert 5 < steps[0] < steps[-1] == 20
     own = InferenceSettings(port=0, metrics_port=None, base=MODEL, refiner=None, grace_s=1.0)
     server = BackgroundServer(InferenceServiceSettings(home=home, inference=own))
     server.start(timeout_s=START_TIMEOUT_S)
