@@ -55,7 +55,7 @@ class Worker:
         for step in range(done + 1, num_steps + 1):
             self.misbehave(step)
             threading.Event().wait(float(self.spec.get("step_s", 0.01)))
-            saved.write_text(str(step))
+            write_whole(saved, str(step))
             self.beat()
             self.tell("progress", expert="single", step=step, num_steps=num_steps, loss=0.5)
             if (wish := self.folder / "wish").exists() and not self.spec.get("heedless"):
@@ -97,9 +97,7 @@ class Worker:
     def end(self, outcome: dict[str, object]) -> None:
         """Say how it ended, and end."""
         whole = {"reason": "", "message": "", "is_users": False, "result": {}} | outcome
-        part = self.folder / "outcome.part"
-        part.write_text(json.dumps(whole))
-        part.rename(self.folder / "outcome.json")
+        write_whole(self.folder / "outcome.json", json.dumps(whole))
         sys.exit(0)
 
     def mark(self) -> None:
@@ -118,6 +116,13 @@ class Worker:
     def on_term(self, *_: object) -> None:
         """End after this step, unless deaf."""
         self.is_told_to_end = not self.spec.get("deaf")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that is there whole or not at all."""
+    part = path.with_suffix(".part")
+    part.write_text(text)
+    part.rename(path)
 
 
 if __name__ == "__main__":
