@@ -141,6 +141,7 @@ CACHE_RPCS = {
     "EncodeImages",
     "EncodePrompts",
     "EvictEmbeddings",
+    "FetchEmbeddings",
     "FindMissing",
     "GetCacheStats",
     "GetEncoders",

@@ -8,7 +8,13 @@ from pathlib import Path
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, FileDescriptor
 
-from diptych.v1 import adapters_pb2, inference_pb2, training_pb2, types_pb2
+from diptych.v1 import (
+    adapters_pb2,
+    embedding_cache_pb2,
+    inference_pb2,
+    training_pb2,
+    types_pb2,
+)
 
 GOLDEN = Path(__file__).with_name("wire.txt")
 TYPES = {
@@ -46,6 +52,6 @@ def fields(message: Descriptor) -> Iterator[str]:
 
 
 def test_wire_is_as_listed() -> None:
-    modules = (types_pb2, inference_pb2, adapters_pb2, training_pb2)
+    modules = (types_pb2, inference_pb2, adapters_pb2, embedding_cache_pb2, training_pb2)
     lines = [line for module in modules for line in described(module.DESCRIPTOR)]
     assert sorted(lines) == GOLDEN.read_text().splitlines()

@@ -3,7 +3,7 @@
 import pytest
 
 from diptych.digest import Digest
-from diptych.embedding_cache.answers import encoded_embeddings
+from diptych.embedding_cache.answers import encoded_embeddings, fetched
 from diptych.embedding_cache.ports import Found
 from diptych.errors import InvalidRequest
 
@@ -30,3 +30,11 @@ def test_equal_keys_have_their_value_once() -> None:
 def test_values_that_nothing_else_has_must_fit() -> None:
     with pytest.raises(InvalidRequest, match="ask for fewer"):
         encoded_embeddings(KEYS, found(2 * MIB), is_all=True)
+
+
+def test_fetch_names_what_is_missing_and_what_did_not_fit() -> None:
+    values = {KEYS[0]: b"x" * 2 * MIB, KEYS[2]: b"x" * 2 * MIB}
+    answer = fetched(KEYS, {key: (value, b"s" * 32) for key, value in values.items()})
+    assert [len(one.value) for one in answer.embeddings] == [2 * MIB]
+    assert list(answer.missing) == [bytes.fromhex(KEYS[1].hex)]
+    assert list(answer.unsent) == [bytes.fromhex(KEYS[2].hex)]

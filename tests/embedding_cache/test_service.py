@@ -103,6 +103,25 @@ def test_everything_wrong_with_a_call_is_named(client: EmbeddingCacheClient) -> 
     ]
 
 
+def test_call_that_no_message_holds_is_refused_by_its_field(client: EmbeddingCacheClient) -> None:
+    with pytest.raises(InvalidRequest, match=r"prompts\[1\]\.text: \d+ bytes exceed the limit"):
+        client.encode_prompts(PromptsCall(prompts=["a", "x" * 10_000_000]))
+    with pytest.raises(InvalidRequest, match="manifest"):
+        client.warm(WarmCall(manifest="x" * 10_000_000))
+    label = ImageInput(data=b"x", preprocessing=SQUARE, label="x" * 10_000_000)
+    with pytest.raises(InvalidRequest, match=r"image\.label"):
+        client.encode_images(ImagesCall(images=[label]))
+
+
+def test_servers_own_limit_of_a_message_is_told_as_such(config: ClientConfig) -> None:
+    large = replace(config, channel=replace(config.channel, max_message_bytes=1 << 29))
+    with (
+        EmbeddingCacheClient(large) as client,
+        pytest.raises(InvalidRequest, match="exceed the limit of 4194304 of one message"),
+    ):
+        client.encode_prompts(PromptsCall(prompts=["x" * 10_000_000]))
+
+
 def test_images_are_encoded_in_order(client: EmbeddingCacheClient) -> None:
     images = [ImageInput(data=b"x" * n, preprocessing=SQUARE) for n in (3, 2 << 20, 5)]
     found = client.encode_images(ImagesCall(images=images, return_values=True))
@@ -163,6 +182,31 @@ def test_reads_from_colder_tiers_too(client: EmbeddingCacheClient, store: FakeSt
     assert dict(client.read(list(entries))) == entries
 
 
+@pytest.mark.parametrize("count", [1, 8, 9])
+def test_few_and_many_are_read_alike(
+    count: int, client: EmbeddingCacheClient, store: FakeStore
+) -> None:
+    entries = {Digest.of_bytes(bytes([n])): bytes([n]) * (1 << 20) for n in range(count)}
+    store.values, store.cold = dict(list(entries.items())[:3]), entries
+    assert dict(client.read([*entries])) == entries
+
+
+async def test_asyncio_client_reads_few_and_many(config: ClientConfig, store: FakeStore) -> None:
+    entries = {Digest.of_bytes(bytes([n])): bytes([n]) * (1 << 20) for n in range(9)}
+    store.cold, few = entries, list(entries)[:5]
+    async with AsyncEmbeddingCacheClient(config) as client:
+        assert {key: value async for key, value in client.read([*entries])} == entries
+        assert [key async for key, _ in client.read(few)] == few
+        with pytest.raises(EmbeddingMissing):
+            [one async for one in client.read([OTHER, few[0]])]
+
+
+def test_fetch_of_many_is_refused(config: ClientConfig) -> None:
+    keys = [bytes([number]) * 32 for number in range(9)]
+    with grpc.insecure_channel(config.channel.address) as channel, pytest.raises(grpc.RpcError):
+        EmbeddingCacheServiceStub(channel).FetchEmbeddings(pb.FetchEmbeddingsRequest(keys=keys))
+
+
 def test_reads_in_the_order_asked_for(client: EmbeddingCacheClient) -> None:
     keys = [an_entry(client, text)[0] for text in "abc"]
     wanted = [keys[2], keys[0], keys[2], keys[1]]
@@ -193,6 +237,19 @@ def test_evicted_embedding_is_missing(client: EmbeddingCacheClient) -> None:
     key, _ = an_entry(client)
     client.evict([key])
     assert client.find_missing([key]) == [key]
+
+
+def test_more_keys_than_a_call_takes_are_evicted_in_several(client: EmbeddingCacheClient) -> None:
+    keys = [an_entry(client, text)[0] for text in "ab"]
+    others = [Digest(hex=f"{number:064x}") for number in range(65_536)]
+    evicted = client.evict([keys[0], *others, keys[1]])
+    assert (evicted.num_evicted, evicted.num_kept) == (2, 0)
+    assert client.find_missing(keys) == keys
+
+
+def test_evicting_nothing_is_refused(client: EmbeddingCacheClient) -> None:
+    with pytest.raises(InvalidRequest, match="0 keys"):
+        client.evict([])
 
 
 def test_stats_are_those_of_store_and_encoders(client: EmbeddingCacheClient) -> None:

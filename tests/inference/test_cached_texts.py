@@ -1,5 +1,6 @@
 """A text that was embedded before is not encoded again, and nobody can tell by the numbers."""
 
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,8 +14,15 @@ from diptych.digest import Digest
 from diptych.embeddings.memory import MemoryTier
 from diptych.inference.cached_texts import EncodedText, encode_texts
 from diptych.inference.prompt_cache import LocalPrompts
+from diptych.models.embedding_values import read_prompt, write_prompt
 from diptych.models.experts import load_experts
-from diptych.models.text_encoders import PromptRow, TextEncoder, TextEncoders, TextVariant
+from diptych.models.text_encoders import (
+    PromptEmbeds,
+    PromptRow,
+    TextEncoder,
+    TextEncoders,
+    TextVariant,
+)
 
 TEXTS = ("a red circle", "", "blue square " * 9, None)
 ROWS = [PromptRow(text=text) for text in TEXTS]
@@ -152,16 +160,33 @@ def test_weights_that_no_key_can_tell_are_not_cached(text: TextEncoders) -> None
     assert not prompts.kept
 
 
-@pytest.mark.parametrize("damage", ["cut", "other shape"])
+def hurt(text: TextEncoders, entry: bytes, damage: str) -> bytes:
+    """Return an entry that others would take for one of these encoders, and is not."""
+    if damage == "cut":
+        return entry[:-4]
+    own = read_prompt(entry, device=text.device, dtype=text.dtype)
+    hidden, pooled = own.hidden, own.pooled
+    if damage == "not finite":
+        return entry[:-4] + struct.pack("<f", float("nan"))
+    changed = {
+        "longer": PromptEmbeds(hidden=hidden.repeat(1, 2, 1), pooled=pooled),
+        "wider": PromptEmbeds(hidden=hidden.repeat(1, 1, 2), pooled=pooled),
+        "pooled wider": PromptEmbeds(hidden=hidden, pooled=pooled.repeat(1, 2)),
+        "pooled narrower": PromptEmbeds(hidden=hidden, pooled=pooled[:, 1:]),
+    }
+    return write_prompt(changed[damage], "float32")
+
+
+@pytest.mark.parametrize(
+    "damage", ["cut", "longer", "wider", "pooled wider", "pooled narrower", "not finite"]
+)
 def test_a_bad_entry_is_encoded_anew_and_replaced(
     text: TextEncoders, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     prompts = Counting()
-    encode_texts(text, [ROWS[0], PromptRow(text="b", min_windows=2)], None, prompts)
-    key, other = list(prompts.kept)
-    good = prompts.kept[key]
-    bad = good[:-4] if damage == "cut" else prompts.kept[other]
-    LocalPrompts.put_many(prompts, {key: bad})
+    encode_texts(text, [ROWS[0]], None, prompts)
+    ((key, good),) = prompts.kept.items()
+    LocalPrompts.put_many(prompts, {key: hurt(text, good, damage)})
     (found,) = encode_texts(text, [ROWS[0]], None, prompts)
     assert not found.is_cached
     assert prompts.get_many([key]) == {key: good}

@@ -1,7 +1,8 @@
 """Embeddings of prompts are found in memory, then at a service that may be slow or away."""
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -32,6 +33,9 @@ class Client:
     gate: threading.Event = field(default_factory=threading.Event)
     """Writes wait for it."""
     timeouts: list[float | None] = field(default_factory=list)
+    threads: list[threading.Thread] = field(default_factory=list)
+    answered: threading.Event = field(default_factory=threading.Event)
+    fault: Exception | None = None
 
     def read(
         self, keys: Sequence[Digest], *, timeout_s: float | None = None
@@ -52,8 +56,12 @@ class Client:
     def _call(self, timeout_s: float | None) -> None:
         self.num_calls += 1
         self.timeouts.append(timeout_s)
+        self.threads.append(threading.current_thread())
+        if self.fault is not None:
+            raise self.fault
         if self.is_away:
             raise ServerUnreachable(address="127.0.0.1:1", detail="refused")
+        self.answered.set()
 
 
 @dataclass
@@ -86,6 +94,13 @@ def shared(client: Client, now: list[float]) -> Iterator[SharedPrompts]:
     yield made
     client.gate.set()
     made.close()
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.01)
 
 
 def local(**held: bytes) -> LocalPrompts:
@@ -130,9 +145,31 @@ def test_a_service_that_is_away_is_a_miss_and_then_left_alone(
     assert shared.get_many(KEYS) == {}
     shared.put_many({KEYS[1]: b"b"})
     now[0] += 0.2
-    assert shared.get_many(KEYS) == {KEYS[0]: b"a"}
-    assert client.num_calls == 2
+    assert shared.get_many(KEYS) == {}
+    assert client.answered.wait(TIMEOUT_S)
+    wait_for(lambda: shared.get_many(KEYS) == {KEYS[0]: b"a"})
+    assert client.num_calls >= 3
     assert "left alone for 5 s" in caplog.text
+
+
+def test_a_service_that_stays_away_is_asked_again_in_a_thread_only(
+    client: Client, shared: SharedPrompts, now: list[float]
+) -> None:
+    client.is_away = True
+    for _ in range(3):
+        assert shared.get_many(KEYS) == {}
+        now[0] += PAUSE_S + 0.1
+    shared.close()
+    assert client.threads[0] is threading.current_thread()
+    assert threading.current_thread() not in client.threads[1:]
+
+
+def test_what_no_cache_may_raise_is_a_miss_too(
+    client: Client, shared: SharedPrompts, caplog: pytest.LogCaptureFixture
+) -> None:
+    client.fault = ValueError("garbage")
+    assert shared.get_many(KEYS) == {}
+    assert "in a way that it should not" in caplog.text
 
 
 def test_a_write_that_fails_pauses_too(client: Client, now: list[float]) -> None:

@@ -9,6 +9,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 from hypothesis import given
 from hypothesis import strategies as st
+from typing_extensions import override
 
 from diptych import errors
 from diptych.errors import DiptychError, FieldViolation
@@ -218,3 +219,44 @@ async def test_any_client_can_read_the_status(serve: Any, connect: Any) -> None:
         "google.rpc.ErrorInfo",
         "google.rpc.BadRequest",
     ]
+
+
+class Refused(grpc.RpcError):
+    """A call that gRPC itself, or a server that is none of ours, ended."""
+
+    def __init__(self, details: str = "", trailers: tuple[tuple[str, bytes], ...] = ()) -> None:
+        self._details, self._trailers = details, trailers
+
+    @override
+    def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.RESOURCE_EXHAUSTED
+
+    @override
+    def details(self) -> str:
+        return self._details
+
+    @override
+    def trailing_metadata(self) -> Any:
+        return self._trailers
+
+
+def test_message_that_grpc_does_not_take_is_an_invalid_request() -> None:
+    refused = Refused("SERVER: Received message larger than max (10000056 vs. 4194304)")
+    found = from_rpc_error(refused, address="here", request_id="r")
+    assert isinstance(found, errors.InvalidRequest)
+    assert "10000056 bytes exceed the limit of 4194304" in str(found)
+
+
+def garbage_inside() -> bytes:
+    status = status_pb2.Status(code=code_pb2.INTERNAL, message="m")
+    detail = status.details.add()
+    detail.Pack(error_details_pb2.ErrorInfo())
+    detail.value = b"\xff\xff"
+    return bytes(status.SerializeToString())
+
+
+@pytest.mark.parametrize("trailer", [b"\xff\xff", garbage_inside()])
+def test_trailers_that_are_no_status_leave_the_code_to_tell(trailer: bytes) -> None:
+    refused = Refused("later", (("grpc-status-details-bin", trailer),))
+    found = from_rpc_error(refused, address="here", request_id="r")
+    assert type(found) is errors.ResourceExhausted

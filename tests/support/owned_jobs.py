@@ -35,7 +35,7 @@ TENANT: Final = "alice"
 OVERALL_S: Final = 30.0
 
 
-class NamesOfTests(Names):
+class NamesOfTests:
     """Remembers what it was told to name."""
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class NamesOfTests(Names):
         self.pointed.append((tenant, str(result["name"])))
 
 
-class Noted(OnTold):
+class Noted:
     """Counts what it is told."""
 
     def __init__(self) -> None:
@@ -157,11 +157,10 @@ _SPEC: Final = JobSpec(
 )
 
 
-def _main(url: str, home: str, owner: str, lease_s: str) -> None:
+def _main(url: str, home: str, owner: str) -> None:
     """Own jobs until SIGTERM; says ``ready`` on its output."""
-    patience = Patience(lease_s=float(lease_s), heartbeat_s=20.0, grace_s=5.0, poll_s=0.02)
     supervisor = Supervisor(
-        means(open_ledger(url), Path(home), patience=patience),
+        means(open_ledger(url), Path(home)),
         owner=owner,
         max_running=1,
         claim_every_s=0.05,

@@ -18,7 +18,7 @@ import psycopg
 
 __all__ = ["PostgresServer", "postgres_server"]
 
-_LEASH: Final = '"$@" & read line; kill -INT $!; wait $!'
+_LEASH: Final = '"$@" & read line; kill -QUIT $!; wait $!'
 """A shell that stops the server in its arguments when its standard input comes to an end."""
 _QUICK: Final = {
     "listen_addresses": "",
@@ -47,6 +47,11 @@ class PostgresServer:
         name = f"d{next(self._numbers)}"
         self.do(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY = FILE_COPY")
         return name
+
+    def cut(self, database: str) -> None:
+        """End every connection to a database."""
+        ours = f"SELECT pid FROM pg_stat_activity WHERE datname = '{database}'"
+        self.do(f"SELECT pg_terminate_backend(pid) FROM ({ours}) AS ours")
 
     def do(self, statement: str) -> None:
         """Run a statement outside of every database of a test's, and of a transaction."""
@@ -91,7 +96,7 @@ def _programs() -> Path:
     return Path(package.origin).parent / "pginstall18" / "bin"
 
 
-def _wait_for(server: PostgresServer, process: subprocess.Popen[bytes]) -> None:
+def _wait_for(server: PostgresServer, process: subprocess.Popen[str]) -> None:
     pause = threading.Event()
     for _ in range(int(_READY_WITHIN_S / 0.05)):
         try:

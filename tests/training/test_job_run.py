@@ -15,7 +15,6 @@ from diptych.training.job_run import JobRun, Means
 from diptych.training.ledger.jobs import Claim, Job
 from diptych.training.ledger.ledger import Ledger
 from diptych.training.ledger.opening import open_ledger
-from diptych.training.ports import Launcher, Running
 from diptych.training.states import JobState
 from diptych.training.tailing import event_line
 from diptych.training.task import AttemptFolder, Outcome, WorkerTask
@@ -24,7 +23,7 @@ from support.owned_jobs import TENANT, NamesOfTests, means, new_job
 RESULT = {"name": "huggy", "digests": {"single": "sha256:" + "0" * 64}}
 
 
-class Worker(Running):
+class Worker:
     """A worker that ends when it is told to, or once it was looked at so many times."""
 
     def __init__(self, num_looks: int = 1) -> None:
@@ -46,7 +45,7 @@ class Worker(Running):
         self.num_looks = 0
 
 
-class Starts(Launcher):
+class Starts:
     """Starts ``worker``, or raises."""
 
     max_nodes = 1
@@ -56,7 +55,7 @@ class Starts(Launcher):
 
     def start(
         self, folder: AttemptFolder, task: WorkerTask, *, num_devices: int, num_nodes: int
-    ) -> Running:
+    ) -> Worker:
         del folder, num_devices, num_nodes
         self.tasks.append(task)
         if self.problem is not None:

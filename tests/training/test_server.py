@@ -8,6 +8,7 @@ from pathlib import Path
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from pydantic import SecretStr
 
 from diptych.clients.training import TrainingClient
 from diptych.clients.training_values import JobCall, StateChange
@@ -62,7 +63,7 @@ def test_job_under_way_is_queued_again_when_the_server_ends(tmp_path: Path) -> N
 
 
 def test_ledger_that_is_none_ends_it(tmp_path: Path) -> None:
-    own = TrainingSettings(port=0, metrics_port=None, ledger_url="mysql://x")
+    own = TrainingSettings(port=0, metrics_port=None, ledger_url=SecretStr("mysql://x"))
     with pytest.raises(SettingInvalid, match="ledger_url"):
         BackgroundTraining(Settings(home=tmp_path, training=own)).start(timeout_s=60.0)
 

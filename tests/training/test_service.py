@@ -35,6 +35,7 @@ from diptych.errors import (
 )
 from diptych.rpc.channel import ChannelConfig
 from diptych.v1 import training_pb2 as pb
+from diptych.v1 import training_pb2_grpc as pb_grpc
 from support.training_server import ESTIMATE, Served, training_server
 
 SLOW = json.dumps({"steps": 10_000, "step_s": 0.02})
@@ -193,12 +194,12 @@ def test_listing_is_filtered_and_without_specs(idle_alice: TrainingClient) -> No
 
 
 def test_state_that_is_none_is_refused_in_a_listing(idle: Served) -> None:
+    request = pb.ListTrainingJobsRequest(states=[pb.TRAINING_JOB_STATE_UNSPECIFIED])
+    token = (("authorization", f"Bearer {next(idle.tenants)[1].token}"),)
     with grpc.insecure_channel(idle.server.address) as channel:
-        call = channel.unary_unary("/diptych.v1.TrainingService/ListTrainingJobs")
-        request = pb.ListTrainingJobsRequest(states=[99]).SerializeToString()  # type: ignore[list-item]
-        token = (("authorization", f"Bearer {next(idle.tenants)[1].token}"),)
+        stub = pb_grpc.TrainingServiceStub(channel)
         with pytest.raises(grpc.RpcError, match=r"states\[0\]"):
-            call(request, metadata=token, timeout=10.0)
+            stub.ListTrainingJobs(request, metadata=token, timeout=10.0)
 
 
 def test_job_is_watched_to_its_end(alice: TrainingClient) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -159,7 +160,7 @@ def test_silent_worker_is_killed_and_tried_again(
     ledger: Ledger, supervise: Supervise, noted: Noted, tmp_path: Path
 ) -> None:
     job = new_job(ledger, steps=3, hang_at=2)
-    supervise(patience=Patience(lease_s=3.0, heartbeat_s=0.5, grace_s=5.0, poll_s=0.02))
+    supervise(patience=replace(PATIENCE, heartbeat_s=2.0))
     assert until(ledger, job, ENDED).state is JobState.SUCCEEDED
     assert noted.faults == ["HEARTBEAT_LOST"]
     assert not Marks(folder(tmp_path, job) / "marks").overlap()
@@ -179,19 +180,19 @@ def test_wish_stops_the_worker_at_a_checkpoint(
 
 
 def test_paused_job_goes_on_where_it_was(ledger: Ledger, supervise: Supervise) -> None:
-    job = new_job(ledger, steps=30, step_s=0.02)
+    job = new_job(ledger, steps=120, step_s=0.02)
     supervise()
     until(ledger, job, RUNNING)
     ledger.wish(job.id, "pause", tenant=TENANT)
     until(ledger, job, (JobState.PAUSED,))
     ledger.resume(job.id, tenant=TENANT)
     until(ledger, job, ENDED)
-    assert steps(ledger, job) == list(range(1, 31))
+    assert steps(ledger, job) == list(range(1, 121))
 
 
 def test_worker_that_does_not_heed_a_wish_is_killed(ledger: Ledger, supervise: Supervise) -> None:
     job = new_job(ledger, steps=10_000, step_s=0.01, heedless=True)
-    supervise(patience=Patience(lease_s=1.0, heartbeat_s=0.5, grace_s=5.0, poll_s=0.02))
+    supervise(patience=replace(PATIENCE, wish_s=0.3))
     until(ledger, job, RUNNING)
     ledger.wish(job.id, "cancel", tenant=TENANT)
     assert until(ledger, job, ENDED).state is JobState.CANCELLED
@@ -208,7 +209,7 @@ def test_drain_leaves_a_checkpoint_and_the_job_queued(ledger: Ledger, supervise:
 
 def test_drain_does_not_wait_for_a_deaf_worker(ledger: Ledger, supervise: Supervise) -> None:
     job = new_job(ledger, steps=10_000, step_s=0.02, deaf=True)
-    supervisor = supervise(patience=Patience(lease_s=3.0, grace_s=0.3, poll_s=0.02))
+    supervisor = supervise(patience=replace(PATIENCE, grace_s=0.3))
     until(ledger, job, RUNNING)
     supervisor.stop()
     left = ledger.get(job.id, tenant=TENANT)
@@ -243,7 +244,7 @@ def test_worker_dies_before_another_owner_may_start_when_the_ledger_is_cut_off(
 ) -> None:
     job = new_job(ledger, steps=60, step_s=0.02)
     cut = Cut(ledger)
-    first = supervise(claims=cut, patience=Patience(lease_s=1.0, poll_s=0.02))
+    first = supervise(claims=cut)
     until(ledger, job, RUNNING)
     cut.is_cut.set()
     first.begin_drain()
@@ -269,7 +270,7 @@ def test_worker_is_killed_when_its_lease_was_lost(
 @contextlib.contextmanager
 def supervisor_process(url: str, home: Path, owner: str) -> Iterator["subprocess.Popen[str]"]:
     """Run a supervisor as a process of its own."""
-    command = [sys.executable, owned_jobs.__file__, url, str(home), owner, "1.0"]
+    command = [sys.executable, owned_jobs.__file__, url, str(home), owner]
     paths = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "services")]
     process = subprocess.Popen(
         command,
@@ -277,8 +278,8 @@ def supervisor_process(url: str, home: Path, owner: str) -> Iterator["subprocess
         text=True,
         env={"PATH": "/usr/bin:/bin", "PYTHONPATH": os.pathsep.join(paths)},
     )
+    assert process.stdout is not None
     try:
-        assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         yield process
     finally:

@@ -3,11 +3,12 @@
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Self, TypeVar
 
 import grpc
+from google.protobuf.message import Message
 
 from diptych.clients.adapter_values import OnProgress
 from diptych.clients.config import ClientConfig, call_options, meaning
@@ -34,6 +35,8 @@ from diptych.clients.embedding_values import (
     Written,
 )
 from diptych.clients.encoder_messages import read_encoders
+from diptych.clients.fetch_messages import MAX_FETCHED, fetch_request, read_fetched
+from diptych.clients.message_fields import check_size
 from diptych.clients.readiness import wait_until_ready_async
 from diptych.clients.warm_messages import warm_request, warmed, whole
 from diptych.digest import Digest
@@ -93,18 +96,22 @@ class AsyncEmbeddingCacheClient:
         """Yield embeddings in the order that is quickest to read, as the synchronous one does."""
         missing: list[Digest] = []
         for some in key_groups(keys):
-            request_id, reader = str(uuid.uuid4()), EmbeddingReader(some)
-            request = pb.ReadEmbeddingsRequest(keys=[bytes.fromhex(key.hex) for key in some])
-            options = call_options(self._config, request_id, timeout_s)
-            messages = self._stub.ReadEmbeddings(request, **options)
-            try:
-                with self._translating(request_id):
-                    async for message in messages:
-                        if (found := reader.feed(message)) is not None:
-                            yield found
-            finally:
-                messages.cancel()
-            missing += reader.finish()
+            unsent: Sequence[Digest] = some
+            if len(some) <= MAX_FETCHED:
+                answer = await self._call(
+                    self._stub.FetchEmbeddings, fetch_request(some), timeout_s
+                )
+                fetched = read_fetched(answer, some)
+                for found in fetched.found:
+                    yield found
+                missing += fetched.missing
+                unsent = fetched.unsent
+            if unsent:
+                reader = EmbeddingReader(unsent)
+                async with contextlib.aclosing(self._read(reader, unsent, timeout_s)) as streamed:
+                    async for found in streamed:
+                        yield found
+                missing += reader.finish()
         if missing:
             raise EmbeddingMissing(str(missing[0]), len(missing))
 
@@ -123,6 +130,7 @@ class AsyncEmbeddingCacheClient:
     ) -> WarmResult:
         """Encode what a dataset needs and return what came of it."""
         request = warm_request(call, str(uuid.uuid4()))
+        check_size(request, self._config.channel.max_message_bytes)
         options = call_options(self._config, request.request_id, timeout_s)
         messages = self._stub.WarmDataset(request, **options)
         result: WarmResult | None = None
@@ -148,8 +156,13 @@ class AsyncEmbeddingCacheClient:
         self, keys: Sequence[Digest], *, dry_run: bool = False, timeout_s: float | None = None
     ) -> Evicted:
         """Drop embeddings, whatever needs them."""
-        request = evict_keys_request(keys, dry_run=dry_run)
-        return read_evicted(await self._call(self._stub.EvictEmbeddings, request, timeout_s))
+        evicted: Evicted | None = None
+        for some in [*key_groups(keys)] or [()]:
+            request = evict_keys_request(some, dry_run=dry_run)
+            answer = await self._call(self._stub.EvictEmbeddings, request, timeout_s)
+            evicted = read_evicted(answer, before=evicted)
+        assert evicted is not None, "at least one call was made"
+        return evicted
 
     async def evict_unneeded(
         self,
@@ -181,6 +194,22 @@ class AsyncEmbeddingCacheClient:
         """Close."""
         await self.close()
 
+    async def _read(
+        self, reader: EmbeddingReader, keys: Sequence[Digest], timeout_s: float | None
+    ) -> AsyncGenerator[tuple[Digest, bytes]]:
+        """Yield what one streaming call gives; ``reader`` then knows what is missing."""
+        request_id = str(uuid.uuid4())
+        request = pb.ReadEmbeddingsRequest(keys=[bytes.fromhex(key.hex) for key in keys])
+        options = call_options(self._config, request_id, timeout_s)
+        messages = self._stub.ReadEmbeddings(request, **options)
+        try:
+            with self._translating(request_id):
+                async for message in messages:
+                    if (found := reader.feed(message)) is not None:
+                        yield found
+        finally:
+            messages.cancel()
+
     async def _blocking(self, work: Callable[[EmbeddingCacheClient], Result]) -> Result:
         blocking = EmbeddingCacheClient(self._config)
         try:
@@ -189,9 +218,10 @@ class AsyncEmbeddingCacheClient:
             blocking.close()
 
     async def _call(
-        self, method: Callable[..., Any], request: object, timeout_s: float | None
+        self, method: Callable[..., Any], request: Message, timeout_s: float | None
     ) -> Any:  # noqa: ANN401 - any message
         request_id = str(uuid.uuid4())
+        check_size(request, self._config.channel.max_message_bytes)
         with self._translating(request_id):
             return await method(request, **call_options(self._config, request_id, timeout_s))
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from typing import Any, Self
 
 import grpc
+from google.protobuf.message import Message
 
 from diptych.clients.adapter_values import OnProgress
 from diptych.clients.config import ClientConfig, call_options, meaning
@@ -36,6 +37,8 @@ from diptych.clients.embedding_values import (
     Written,
 )
 from diptych.clients.encoder_messages import read_encoders
+from diptych.clients.fetch_messages import MAX_FETCHED, fetch_request, read_fetched
+from diptych.clients.message_fields import check_size, sendable
 from diptych.clients.prefetching import read_ahead
 from diptych.clients.readiness import wait_until_ready
 from diptych.clients.sending import Sending
@@ -75,8 +78,8 @@ class EmbeddingCacheClient:
     ) -> list[EncodedEmbedding]:
         """Return the embedding of each image; raises as ``encode_prompts`` does."""
         request_id = str(uuid.uuid4())
-        sent = Sending(image_messages(call, request_id))
-        return read_encoded(self._send(self._stub.EncodeImages, sent, timeout_s).embeddings)
+        messages = image_messages(call, request_id)
+        return read_encoded(self._send(self._stub.EncodeImages, messages, timeout_s).embeddings)
 
     def find_missing(
         self, keys: Sequence[Digest], *, timeout_s: float | None = None
@@ -99,7 +102,8 @@ class EmbeddingCacheClient:
         """
         missing: list[Digest] = []
         for some in key_groups(keys):
-            missing += yield from self._read(some, timeout_s)
+            read = self._fetch if len(some) <= MAX_FETCHED else self._read
+            missing += yield from read(some, timeout_s)
         if missing:
             raise EmbeddingMissing(str(missing[0]), len(missing))
 
@@ -127,7 +131,7 @@ class EmbeddingCacheClient:
         self, entries: Iterable[tuple[Digest, bytes]], *, timeout_s: float | None = None
     ) -> Written:
         """Keep embeddings that were made here; raises as ``encode_prompts`` does."""
-        answer = self._send(self._stub.WriteEmbeddings, Sending(write_messages(entries)), timeout_s)
+        answer = self._send(self._stub.WriteEmbeddings, write_messages(entries), timeout_s)
         return Written(num_written=answer.num_written, num_present=answer.num_present)
 
     def warm(
@@ -139,6 +143,7 @@ class EmbeddingCacheClient:
     ) -> WarmResult:
         """Encode what a dataset needs and return what came of it; raises as the others do."""
         request = warm_request(call, str(uuid.uuid4()))
+        check_size(request, self._config.channel.max_message_bytes)
         options = call_options(self._config, request.request_id, timeout_s)
         messages = self._stub.WarmDataset(request, **options)
         result: WarmResult | None = None
@@ -169,8 +174,13 @@ class EmbeddingCacheClient:
         self, keys: Sequence[Digest], *, dry_run: bool = False, timeout_s: float | None = None
     ) -> Evicted:
         """Drop embeddings, whatever needs them."""
-        request = evict_keys_request(keys, dry_run=dry_run)
-        return read_evicted(self._call(self._stub.EvictEmbeddings, request, timeout_s))
+        evicted: Evicted | None = None
+        for some in [*key_groups(keys)] or [()]:
+            request = evict_keys_request(some, dry_run=dry_run)
+            answer = self._call(self._stub.EvictEmbeddings, request, timeout_s)
+            evicted = read_evicted(answer, before=evicted)
+        assert evicted is not None, "at least one call was made"
+        return evicted
 
     def evict_unneeded(
         self,
@@ -202,6 +212,18 @@ class EmbeddingCacheClient:
         """Close."""
         self.close()
 
+    def _fetch(
+        self, keys: Sequence[Digest], timeout_s: float | None
+    ) -> Generator[tuple[Digest, bytes], None, list[Digest]]:
+        """Do as ``_read`` for a few: in one message, as far as it holds them."""
+        answer = self._call(self._stub.FetchEmbeddings, fetch_request(keys), timeout_s)
+        fetched = read_fetched(answer, keys)
+        yield from fetched.found
+        missing = list(fetched.missing)
+        if fetched.unsent:
+            missing += yield from self._read(fetched.unsent, timeout_s)
+        return missing
+
     def _read(
         self, keys: Sequence[Digest], timeout_s: float | None
     ) -> Generator[tuple[Digest, bytes], None, list[Digest]]:
@@ -219,16 +241,23 @@ class EmbeddingCacheClient:
             messages.cancel()
         return reader.finish()
 
-    def _send(self, method: Callable[..., Any], sending: Sending, timeout_s: float | None) -> Any:  # noqa: ANN401 - any message
+    def _send(
+        self, method: Callable[..., Any], messages: Iterator[Message], timeout_s: float | None
+    ) -> Any:  # noqa: ANN401 - any message
+        sending = Sending(sendable(messages, self._config.channel.max_message_bytes))
         try:
-            return self._call(method, iter(sending), timeout_s)
+            return self._ask(method, iter(sending), timeout_s)
         except DiptychError as error:
             raise sending.problem or error from error
 
-    def _call(self, method: Callable[..., Any], request: object, timeout_s: float | None) -> Any:  # noqa: ANN401 - any message
+    def _call(self, method: Callable[..., Any], request: Message, timeout_s: float | None) -> Any:  # noqa: ANN401 - any message
+        check_size(request, self._config.channel.max_message_bytes)
+        return self._ask(method, request, timeout_s)
+
+    def _ask(self, method: Callable[..., Any], asked: object, timeout_s: float | None) -> Any:  # noqa: ANN401 - any message
         request_id = str(uuid.uuid4())
         with self._translating(request_id):
-            return method(request, **call_options(self._config, request_id, timeout_s))
+            return method(asked, **call_options(self._config, request_id, timeout_s))
 
     @contextlib.contextmanager
     def _translating(self, request_id: str) -> Iterator[None]:

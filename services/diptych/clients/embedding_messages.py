@@ -224,11 +224,11 @@ def read_stats(message: pb.GetCacheStatsResponse) -> CacheStats:
     )
 
 
-def read_evicted(message: pb.EvictEmbeddingsResponse) -> Evicted:
-    """Return what ``message`` says went."""
+def read_evicted(message: pb.EvictEmbeddingsResponse, *, before: Evicted | None = None) -> Evicted:
+    """Return what ``message`` says went, with what went ``before`` it."""
     return Evicted(
-        num_evicted=message.num_evicted,
-        evicted_bytes=message.evicted_bytes,
+        num_evicted=message.num_evicted + (before.num_evicted if before else 0),
+        evicted_bytes=message.evicted_bytes + (before.evicted_bytes if before else 0),
         num_kept=message.num_kept,
         kept_bytes=message.kept_bytes,
     )

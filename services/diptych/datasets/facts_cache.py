@@ -19,7 +19,7 @@ from diptych.errors import StoreFull
 
 __all__ = ["FactsCache"]
 
-_VERSION: Final = DECODING * 1000 + 1
+_VERSION: Final = DECODING * 1000 + 2
 """Its last part is raised when the same bytes yield other facts."""
 _BUSY_S: Final = 30.0
 _TABLE: Final = """

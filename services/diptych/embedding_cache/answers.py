@@ -22,6 +22,7 @@ __all__ = [
     "encoded_embeddings",
     "encoders_answer",
     "eviction_answer",
+    "fetched",
     "stats_answer",
     "warm_result",
 ]
@@ -65,6 +66,25 @@ def encoded_embeddings(
             raise InvalidRequest([FieldViolation(field="mode", description=problem)])
         messages.append(message)
     return messages
+
+
+def fetched(
+    keys: Sequence[Digest], found: Mapping[Digest, tuple[bytes, bytes]]
+) -> pb.FetchEmbeddingsResponse:
+    """Return the message of those of ``keys`` that have a value and its SHA-256 in ``found``."""
+    answer, room = pb.FetchEmbeddingsResponse(), MAX_VALUES_BYTES
+    for key in keys:
+        raw = bytes.fromhex(key.hex)
+        if key not in found:
+            answer.missing.append(raw)
+            continue
+        value, sha256 = found[key]
+        if len(value) > room:
+            answer.unsent.append(raw)
+            continue
+        room -= len(value)
+        answer.embeddings.add(key=raw, size_bytes=len(value), sha256=sha256, value=value)
+    return answer
 
 
 def warm_result(outcome: WarmOutcome) -> pb.WarmResult:

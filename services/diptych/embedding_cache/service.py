@@ -17,6 +17,7 @@ from diptych.embedding_cache.answers import (
     encoded_embeddings,
     encoders_answer,
     eviction_answer,
+    fetched,
     stats_answer,
 )
 from diptych.embedding_cache.obtaining import Makes, Obtaining
@@ -58,6 +59,7 @@ __all__ = ["CACHE_SERVICE_NAME", "EmbeddingCacheService"]
 
 CACHE_SERVICE_NAME: Final = pb.DESCRIPTOR.services_by_name["EmbeddingCacheService"].full_name
 READ_GROUP: Final = 8
+"""Embeddings that are read from a disk or a bucket at once, and that one message may have."""
 UNKNOWN: Final = "unknown"
 """Kind of what is asked for by its key alone."""
 NUM_THREADS: Final = 8
@@ -146,6 +148,22 @@ class EmbeddingCacheService(pb_grpc.EmbeddingCacheServiceServicer):
         keys = checked_keys(request.keys, at_least=0)
         missing = await self._run((await self._store()).missing, keys)
         return pb.FindMissingResponse(keys=[bytes.fromhex(key.hex) for key in missing])
+
+    @override
+    async def FetchEmbeddings(
+        self, request: pb.FetchEmbeddingsRequest, context: Context
+    ) -> pb.FetchEmbeddingsResponse:
+        """Return a few embeddings; what memory holds waits for no thread."""
+        keys, store = checked_keys(request.keys, at_most=READ_GROUP), await self._store()
+        found: dict[Digest, tuple[bytes, bytes]] = {}
+        for key in keys:
+            if (held := store.peek(key)) is not None:
+                store.count("memory", kind=UNKNOWN)
+                found[key] = held.data, held.sha256
+        if cold := [key for key in keys if key not in found]:
+            for key, value, sha256 in await self._run(_draw, store.read_many(cold)):
+                found[key] = value, sha256
+        return fetched(keys, found)
 
     @override
     async def ReadEmbeddings(

@@ -148,15 +148,17 @@ def image_order(message: pb.ImageInput, number: int, max_bytes: int) -> ImageOrd
     )
 
 
-def checked_keys(keys: Sequence[bytes], *, field: str = "keys", at_least: int = 1) -> list[Digest]:
+def checked_keys(
+    keys: Sequence[bytes], *, field: str = "keys", at_least: int = 1, at_most: int = MAX_KEYS
+) -> list[Digest]:
     """Return ``keys`` as digests, each once, in order.
 
     Raises:
         InvalidRequest: There are too few or too many, or one is none.
     """
     found = Violations()
-    if not at_least <= len(keys) <= MAX_KEYS:
-        found.add(field, f"{len(keys)} keys are not in [{at_least}, {MAX_KEYS}]")
+    if not at_least <= len(keys) <= at_most:
+        found.add(field, f"{len(keys)} keys are not in [{at_least}, {at_most}]")
     for number, key in enumerate(keys):
         if len(key) != KEY_BYTES:
             found.add(f"{field}[{number}]", f"{len(key)} bytes are no key, which has {KEY_BYTES}")

@@ -4,6 +4,8 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
+
 from diptych.digest import Digest
 from diptych.errors import EmbeddingInvalid
 from diptych.inference.prompt_cache import PromptCache
@@ -77,10 +79,16 @@ def _look(
 
 def _read(text: TextEncoders, row: PromptRow, data: bytes) -> PromptEmbeds:
     embeds = read_prompt(data, device=text.device, dtype=text.dtype)
-    expected = (1, text.num_windows(row) * text.window_tokens, text.hidden_dim)
-    if tuple(embeds.hidden.shape) != expected:
-        problem = f"hidden has shape {list(embeds.hidden.shape)}, expected {list(expected)}"
-        raise EmbeddingInvalid(problem)
+    num_tokens = text.num_windows(row) * text.window_tokens
+    for name, found, expected in (
+        ("hidden", embeds.hidden, (1, num_tokens, text.hidden_dim)),
+        ("pooled", embeds.pooled, (1, text.pooled_dim)),
+    ):
+        if tuple(found.shape) != expected:
+            problem = f"{name} has shape {list(found.shape)}, expected {list(expected)}"
+            raise EmbeddingInvalid(problem)
+        if not bool(torch.isfinite(found).all()):
+            raise EmbeddingInvalid(f"{name} holds values that are not finite")
     return embeds
 
 

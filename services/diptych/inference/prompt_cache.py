@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 from diptych.digest import Digest
 from diptych.embeddings.memory import MemoryTier
@@ -34,6 +34,8 @@ PAUSE_S: Final = 5.0
 """How long a service that failed is left alone."""
 
 _log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 
 class PromptCache(Protocol):
@@ -122,47 +124,70 @@ class ServicePrompts:
 class SharedPrompts:
     """A cache beyond this process, which may be slow or away and must not cost a picture.
 
-    Reads wait for it. Writes happen in a thread of their own, and are left out when too many
-    wait. After an error, which is logged, it is left alone for a while.
+    Reads wait for it as long as it has answered the last time. After an error, which is logged, it
+    is left alone for a while, and then asked in a thread until it answers: one that is away for
+    long costs one wait. Writes happen in that thread too, and are left out when too many wait.
     """
 
     def __init__(self, cache: PromptCache, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._cache, self._clock = cache, clock
         self._paused_until = clock()
+        self._answers = True
         self._room = threading.BoundedSemaphore(MAX_WRITES)
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="prompt-writer")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="prompt-writer")
 
     def get_many(self, keys: Sequence[Digest]) -> Mapping[Digest, bytes]:
         """Return those entries of ``keys`` that are there and can be reached."""
         if self._clock() < self._paused_until:
             return {}
-        try:
-            return self._cache.get_many(keys)
-        except DiptychError as error:
-            self._pause(error)
+        if not self._answers:
+            self._later(lambda: self._read(keys))
             return {}
+        return self._read(keys)
 
     def put_many(self, entries: Mapping[Digest, bytes]) -> None:
         """Have entries kept soon."""
-        if self._clock() >= self._paused_until and self._room.acquire(blocking=False):
-            self._writer.submit(self._write, dict(entries))
+        if self._clock() >= self._paused_until:
+            kept = dict(entries)
+            self._later(lambda: self._asked(lambda: self._cache.put_many(kept)))
 
     def close(self) -> None:
         """Send what waits and end the thread."""
-        self._writer.shutdown()
+        self._thread.shutdown()
 
-    def _write(self, entries: Mapping[Digest, bytes]) -> None:
+    def _read(self, keys: Sequence[Digest]) -> Mapping[Digest, bytes]:
+        return self._asked(lambda: self._cache.get_many(keys)) or {}
+
+    def _later(self, work: Callable[[], object]) -> None:
+        """Do something in the thread, unless too much waits there or a pause has begun by then."""
+
+        def do() -> None:
+            try:
+                if self._clock() >= self._paused_until:
+                    work()
+            finally:
+                self._room.release()
+
+        if self._room.acquire(blocking=False):
+            self._thread.submit(do)
+
+    def _asked(self, ask: Callable[[], Result]) -> Result | None:
+        """Return what the cache answers, None if it does not; begins a pause then."""
         try:
-            self._cache.put_many(entries)
+            answer = ask()
         except DiptychError as error:
             self._pause(error)
-        except Exception:  # noqa: BLE001  logged, loses one write
-            _log.exception("writing %d embeddings of prompts failed", len(entries))
-        finally:
-            self._room.release()
+        except Exception as error:  # noqa: BLE001  logged; nothing out there may cost a picture
+            _log.exception("the cache of prompts failed in a way that it should not")
+            self._pause(error)
+        else:
+            self._answers = True
+            return answer
+        return None
 
-    def _pause(self, error: DiptychError) -> None:
+    def _pause(self, error: Exception) -> None:
         _log.warning("the cache of prompts is left alone for %g s: %s", PAUSE_S, error)
+        self._answers = False
         self._paused_until = self._clock() + PAUSE_S
 
 

@@ -6,11 +6,14 @@ nothing but the text shown to a person depends on them.
 """
 
 import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Final, Protocol, cast
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from diptych import errors
@@ -44,6 +47,9 @@ _FALLBACKS: Final[Mapping[str, type[DiptychError]]] = {
     "DATA_LOSS": errors.DataLoss,
 }
 """Class for a code whose reason is not one of ours; any other code is ``Internal``."""
+
+_TOO_LARGE: Final = re.compile(r"message larger than max \((\d+) vs\. (\d+)\)")
+"""What gRPC itself says of a message that it does not take."""
 
 _PARSERS: Final[Mapping[object, Callable[[str], object]]] = {
     bool: lambda text: text == str(True),
@@ -128,8 +134,12 @@ def from_rpc_error(error: grpc.RpcError, *, address: str, request_id: str) -> Di
     call = cast("_Call", error)
     for key, value in cast("tuple[tuple[str, bytes], ...]", call.trailing_metadata() or ()):
         if key == DETAILS_KEY:
-            return from_status(status_pb2.Status.FromString(value))
+            with suppress(DecodeError):  # a server that is none of ours: its code still tells
+                return from_status(status_pb2.Status.FromString(value))
     code, detail = call.code(), call.details() or "no details"
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and (sizes := _TOO_LARGE.search(detail)):
+        problem = f"{sizes[1]} bytes exceed the limit of {sizes[2]} of one message"
+        return errors.InvalidRequest([FieldViolation(field="message", description=problem)])
     if code is grpc.StatusCode.UNAVAILABLE:
         return errors.ServerUnreachable(address=address, detail=detail)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:

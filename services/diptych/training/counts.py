@@ -5,12 +5,11 @@ from collections.abc import Mapping
 from diptych.telemetry.training_metrics import TrainingMetrics, TrainingReading
 from diptych.training.events import EventKind, Told
 from diptych.training.job_run import JobRun
-from diptych.training.ports import OnTold
 
 __all__ = ["Counts", "reading"]
 
 
-class Counts(OnTold):
+class Counts:
     """Counts what jobs tell; called from their threads, each for its own jobs."""
 
     def __init__(self, metrics: TrainingMetrics) -> None:

@@ -36,6 +36,8 @@ class Patience:
     """How long a worker may be silent."""
     grace_s: float = 30.0
     """How long a worker may take to leave a checkpoint when it is told to end."""
+    wish_s: float = 600.0
+    """How long a worker may take over what was wished: its longest step, and a checkpoint."""
     poll_s: float = 0.2
     """Between two looks at a worker."""
 
@@ -48,11 +50,6 @@ class Patience:
     def hold_s(self) -> float:
         """How long after its last renewal a worker may run: the lease less what ending it takes."""
         return self.lease_s * 0.8
-
-    @property
-    def wish_s(self) -> float:
-        """How long a worker may take over what was wished: a step, and its checkpoint."""
-        return 2 * self.heartbeat_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

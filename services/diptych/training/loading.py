@@ -59,7 +59,10 @@ def load_training(
         task_of=partial(task_of, settings),
         read_spec=lambda text: parse_job(text.encode(), folder=home),
         patience=Patience(
-            lease_s=own.lease_s, heartbeat_s=own.heartbeat_timeout_s, grace_s=own.grace_s
+            lease_s=own.lease_s,
+            heartbeat_s=own.heartbeat_timeout_s,
+            grace_s=own.grace_s,
+            wish_s=2 * own.heartbeat_timeout_s,
         ),
         retries=Retries(max_attempts=own.max_attempts, backoff_s=own.retry_backoff_s),
         clock=time.monotonic,

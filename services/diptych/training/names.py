@@ -14,7 +14,6 @@ from diptych.storage.local_refs import LocalRefs
 from diptych.storage.s3 import S3Config, S3Store
 from diptych.storage.s3_blobs import S3Blobs, S3Refs
 from diptych.storage.tiers import open_files
-from diptych.training.ports import Names
 
 __all__ = ["ResultNames", "open_adapters"]
 
@@ -23,7 +22,7 @@ CACHE_BYTES: Final = 1 << 30
 SHA256: Final = "sha256:"
 
 
-class ResultNames(Names):
+class ResultNames:
     """Moves an adapter's name in the registry.
 
     A whole expert has had its name moved by its worker: its bytes and its ref lie in one folder.

@@ -586,7 +586,9 @@ class EmbeddingHeader(_message.Message):
     sha256: _builtins.bytes
     """SHA-256 of those bytes, 32 bytes."""
     value: _builtins.bytes
-    """All of them, where ReadEmbeddings sends at most 1 MiB: no chunks follow. Refused elsewhere."""
+    """All of them, from FetchEmbeddings and where ReadEmbeddings sends at most 1 MiB: no chunks
+    follow. Refused in what is written.
+    """
     def __init__(
         self,
         *,
@@ -602,6 +604,66 @@ class EmbeddingHeader(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EmbeddingHeader: _TypeAlias = EmbeddingHeader  # noqa: Y015
+
+@_typing.final
+class FetchEmbeddingsRequest(_message.Message):
+    """Asks for a few embeddings."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEYS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """1 to 8 keys of 32 bytes."""
+
+    def __init__(
+        self,
+        *,
+        keys: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FetchEmbeddingsRequest: _TypeAlias = FetchEmbeddingsRequest  # noqa: Y015
+
+@_typing.final
+class FetchEmbeddingsResponse(_message.Message):
+    """A few embeddings: each key that was asked for is in one of three places, once."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EMBEDDINGS_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
+    UNSENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def embeddings(self) -> _containers.RepeatedCompositeFieldContainer[Global___EmbeddingHeader]:
+        """Those that are there, with their values, at most 3 MiB together."""
+
+    @_builtins.property
+    def missing(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Those that the cache does not hold, 32 bytes each."""
+
+    @_builtins.property
+    def unsent(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Those that are there and did not fit, 32 bytes each."""
+
+    def __init__(
+        self,
+        *,
+        embeddings: _abc.Iterable[Global___EmbeddingHeader] | None = ...,
+        missing: _abc.Iterable[_builtins.bytes] | None = ...,
+        unsent: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["embeddings", b"embeddings", "missing", b"missing", "unsent", b"unsent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FetchEmbeddingsResponse: _TypeAlias = FetchEmbeddingsResponse  # noqa: Y015
 
 @_typing.final
 class MissingKeys(_message.Message):

@@ -69,6 +69,11 @@ class EmbeddingCacheServiceStub:
                 request_serializer=diptych_dot_v1_dot_embedding__cache__pb2.ReadEmbeddingsRequest.SerializeToString,
                 response_deserializer=diptych_dot_v1_dot_embedding__cache__pb2.ReadEmbeddingsResponse.FromString,
                 _registered_method=True)
+        self.FetchEmbeddings = channel.unary_unary(
+                '/diptych.v1.EmbeddingCacheService/FetchEmbeddings',
+                request_serializer=diptych_dot_v1_dot_embedding__cache__pb2.FetchEmbeddingsRequest.SerializeToString,
+                response_deserializer=diptych_dot_v1_dot_embedding__cache__pb2.FetchEmbeddingsResponse.FromString,
+                _registered_method=True)
         self.WriteEmbeddings = channel.stream_unary(
                 '/diptych.v1.EmbeddingCacheService/WriteEmbeddings',
                 request_serializer=diptych_dot_v1_dot_embedding__cache__pb2.WriteEmbeddingsRequest.SerializeToString,
@@ -168,6 +173,18 @@ class EmbeddingCacheServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FetchEmbeddings(self, request, context):
+        """Returns a few embeddings in one message, quicker than ReadEmbeddings streams them.
+
+        Those that the message has no room for are named: ReadEmbeddings has them.
+
+        Codes:
+        INVALID_ARGUMENT (INVALID_REQUEST)
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WriteEmbeddings(self, request_iterator, context):
         """Keeps embeddings that the caller made: for each a header, then its chunks.
 
@@ -244,6 +261,11 @@ def add_EmbeddingCacheServiceServicer_to_server(servicer, server):
                     servicer.ReadEmbeddings,
                     request_deserializer=diptych_dot_v1_dot_embedding__cache__pb2.ReadEmbeddingsRequest.FromString,
                     response_serializer=diptych_dot_v1_dot_embedding__cache__pb2.ReadEmbeddingsResponse.SerializeToString,
+            ),
+            'FetchEmbeddings': grpc.unary_unary_rpc_method_handler(
+                    servicer.FetchEmbeddings,
+                    request_deserializer=diptych_dot_v1_dot_embedding__cache__pb2.FetchEmbeddingsRequest.FromString,
+                    response_serializer=diptych_dot_v1_dot_embedding__cache__pb2.FetchEmbeddingsResponse.SerializeToString,
             ),
             'WriteEmbeddings': grpc.stream_unary_rpc_method_handler(
                     servicer.WriteEmbeddings,
@@ -394,6 +416,33 @@ class EmbeddingCacheService:
             '/diptych.v1.EmbeddingCacheService/ReadEmbeddings',
             diptych_dot_v1_dot_embedding__cache__pb2.ReadEmbeddingsRequest.SerializeToString,
             diptych_dot_v1_dot_embedding__cache__pb2.ReadEmbeddingsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FetchEmbeddings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/diptych.v1.EmbeddingCacheService/FetchEmbeddings',
+            diptych_dot_v1_dot_embedding__cache__pb2.FetchEmbeddingsRequest.SerializeToString,
+            diptych_dot_v1_dot_embedding__cache__pb2.FetchEmbeddingsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -86,6 +86,14 @@ class EmbeddingCacheServiceStub:
     Codes:
       INVALID_ARGUMENT (INVALID_REQUEST)
     """
+    FetchEmbeddings: _grpc.UnaryUnaryMultiCallable[_embedding_cache_pb2.FetchEmbeddingsRequest, _embedding_cache_pb2.FetchEmbeddingsResponse]
+    """Returns a few embeddings in one message, quicker than ReadEmbeddings streams them.
+
+    Those that the message has no room for are named: ReadEmbeddings has them.
+
+    Codes:
+      INVALID_ARGUMENT (INVALID_REQUEST)
+    """
     WriteEmbeddings: _grpc.StreamUnaryMultiCallable[_embedding_cache_pb2.WriteEmbeddingsRequest, _embedding_cache_pb2.WriteEmbeddingsResponse]
     """Keeps embeddings that the caller made: for each a header, then its chunks.
 
@@ -175,6 +183,14 @@ class EmbeddingCacheServiceAsyncStub(EmbeddingCacheServiceStub):
 
     They come in the order that is quickest to read, each once; what is missing is named at the
     end. An embedding that turns out damaged is set aside and counts as missing.
+
+    Codes:
+      INVALID_ARGUMENT (INVALID_REQUEST)
+    """
+    FetchEmbeddings: _aio.UnaryUnaryMultiCallable[_embedding_cache_pb2.FetchEmbeddingsRequest, _embedding_cache_pb2.FetchEmbeddingsResponse]  # type: ignore[assignment]
+    """Returns a few embeddings in one message, quicker than ReadEmbeddings streams them.
+
+    Those that the message has no room for are named: ReadEmbeddings has them.
 
     Codes:
       INVALID_ARGUMENT (INVALID_REQUEST)
@@ -289,6 +305,20 @@ class EmbeddingCacheServiceServicer(metaclass=_abc_1.ABCMeta):
 
         They come in the order that is quickest to read, each once; what is missing is named at the
         end. An embedding that turns out damaged is set aside and counts as missing.
+
+        Codes:
+          INVALID_ARGUMENT (INVALID_REQUEST)
+        """
+
+    @_abc_1.abstractmethod
+    def FetchEmbeddings(
+        self,
+        request: _embedding_cache_pb2.FetchEmbeddingsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_embedding_cache_pb2.FetchEmbeddingsResponse, _abc.Awaitable[_embedding_cache_pb2.FetchEmbeddingsResponse]]:
+        """Returns a few embeddings in one message, quicker than ReadEmbeddings streams them.
+
+        Those that the message has no room for are named: ReadEmbeddings has them.
 
         Codes:
           INVALID_ARGUMENT (INVALID_REQUEST)

@@ -3,13 +3,14 @@
 import pytest
 
 from diptych.errors import (
+    InvalidRequest,
     JobNotFound,
     JobStateConflict,
     LeaseLost,
     QuotaExceeded,
     RequestIdReused,
 )
-from diptych.training.ledger.jobs import Fault
+from diptych.training.ledger.jobs import Fault, NewJob
 from diptych.training.ledger.ledger import Ledger
 from diptych.training.states import JobState
 from diptych.training.task import Wish
@@ -75,6 +76,27 @@ def test_another_spec_under_a_used_request_id_is_refused(ledger: Ledger) -> None
         ledger.create(asked(request_id="r1", spec="[]"))
 
 
+@pytest.mark.parametrize(
+    ("new", "problem"),
+    [
+        (asked(request_id="r" * 201), "request_id: 201 characters; at most 200 are kept"),
+        (asked(request_id="r\0"), "request_id: holds a NUL character"),
+        (asked("a\0"), "name: holds a NUL character"),
+    ],
+)
+def test_text_that_not_every_database_keeps_is_refused(
+    ledger: Ledger, new: NewJob, problem: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=problem):
+        ledger.create(new)
+    assert ledger.list(tenant=TENANT).jobs == ()
+
+
+def test_the_longest_request_id_is_kept(ledger: Ledger) -> None:
+    longest = "\N{GRINNING FACE}" * 200
+    assert ledger.create(asked(request_id=longest)).request_id == longest
+
+
 def test_quota_counts_a_tenants_jobs_that_have_not_ended(ledger: Ledger) -> None:
     in_state(ledger, JobState.CANCELLED)
     in_state(ledger, JobState.SUCCEEDED)
@@ -101,7 +123,7 @@ def test_another_tenants_job_is_not_there(ledger: Ledger) -> None:
     job_id = in_state(ledger, JobState.PAUSED)
     for ask in (ledger.get, ledger.events, ledger.resume, ledger.delete):
         with pytest.raises(JobNotFound):
-            ask(job_id, tenant="other")  # type: ignore[operator]
+            ask(job_id, tenant="other")
     with pytest.raises(JobNotFound):
         ledger.wish(job_id, "cancel", tenant="other")
     assert ledger.get(job_id, tenant=TENANT).state is JobState.PAUSED

@@ -88,3 +88,8 @@ def test_a_token_with_another_number_is_refused(ledger: Ledger) -> None:
 def test_a_negative_page_size_is_refused(ledger: Ledger) -> None:
     with pytest.raises(InvalidRequest, match="page_size: -1 is negative"):
         ledger.list(tenant=TENANT, page_size=-1)
+
+
+def test_a_prefix_that_begins_no_name_is_refused(ledger: Ledger) -> None:
+    with pytest.raises(InvalidRequest, match="name_prefix: holds a NUL character"):
+        ledger.list(tenant=TENANT, name_prefix="a\0")

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Final
 
 from diptych.errors import FieldViolation, InvalidRequest
-from diptych.training.ports import Launcher, Running
 from diptych.training.task import AttemptFolder, WorkerTask
 
 __all__ = ["LocalLauncher", "LocalProcess", "worker_command"]
@@ -28,7 +27,7 @@ KILL_WAIT_S: Final = 10.0
 """A process that waits for a disk that is gone cannot be ended; its lock tells that it is there."""
 
 
-class LocalLauncher(Launcher):
+class LocalLauncher:
     """Starts workers on this machine; holds nothing but what every worker is started with."""
 
     max_nodes = 1
@@ -45,7 +44,7 @@ class LocalLauncher(Launcher):
 
     def start(
         self, folder: AttemptFolder, task: WorkerTask, *, num_devices: int, num_nodes: int
-    ) -> Running:
+    ) -> "LocalProcess":
         """Start the worker of ``folder``; its output goes to the attempt's log.
 
         Raises:
@@ -68,7 +67,7 @@ class LocalLauncher(Launcher):
         return LocalProcess(process)
 
 
-class LocalProcess(Running):
+class LocalProcess:
     """A worker and what it started: one session, or with several devices one for each.
 
     Owns the leash, the write end of the worker's standard input; may be used from several threads.

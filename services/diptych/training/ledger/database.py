@@ -88,10 +88,8 @@ class Database:
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except (exc.OperationalError, exc.InterfaceError, exc.TimeoutError) as error:
-            raise LedgerUnavailable(self.name, said(error)) from error
-        except exc.DBAPIError as error:
-            if not error.connection_invalidated:
+        except (exc.DBAPIError, exc.TimeoutError) as error:
+            if not _is_passing(error):
                 raise
             raise LedgerUnavailable(self.name, said(error)) from error
 
@@ -114,6 +112,17 @@ def said(error: Exception) -> str:
     """Return what the driver said, on one line and without the statement."""
     origin = error.orig if isinstance(error, exc.DBAPIError) else error
     return " ".join(str(origin).split())
+
+
+def _is_passing(error: exc.SQLAlchemyError) -> bool:
+    """Return whether the database is in no state to answer, rather than the statement wrong."""
+    if isinstance(error, exc.DBAPIError) and isinstance(error.orig, sqlite3.Error):
+        passing = isinstance(error.orig, sqlite3.OperationalError)
+        return passing and error.orig.sqlite_errorcode != sqlite3.SQLITE_ERROR
+    kinds = exc.OperationalError | exc.InterfaceError | exc.TimeoutError
+    return isinstance(error, kinds) or (
+        isinstance(error, exc.DBAPIError) and error.connection_invalidated
+    )
 
 
 def _sqlite(url: URL) -> Engine:

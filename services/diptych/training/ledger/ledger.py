@@ -14,6 +14,8 @@ from typing import Final
 from sqlalchemy import Connection, and_, delete, func, insert, select
 
 from diptych.errors import (
+    FieldViolation,
+    InvalidRequest,
     JobNotFound,
     JobStateConflict,
     QuotaExceeded,
@@ -31,6 +33,7 @@ from diptych.training.task import Wish
 
 __all__ = ["Ledger"]
 
+MAX_REQUEST_ID_LENGTH: Final = 200
 _ID: Final = re.compile(r"[0-9a-f]{16}")
 _RESTING: Final = ENDED | {JobState.PAUSED}
 """States in which a job has no owner and waits for none."""
@@ -54,9 +57,14 @@ class Ledger:
         """Return the job that was made, or that the same request made before.
 
         Raises:
+            InvalidRequest: The request's id is too long, or a text holds a NUL.
             RequestIdReused: The request's id made a job of another spec.
             QuotaExceeded: The tenant has as many jobs as it may have.
         """
+        if len(new.request_id) > MAX_REQUEST_ID_LENGTH:
+            limit = f"at most {MAX_REQUEST_ID_LENGTH} are kept"
+            raise _invalid("request_id", f"{len(new.request_id)} characters; {limit}")
+        _check_text(request_id=new.request_id, name=new.name, spec=new.spec)
         with self._database.writing() as connection:
             _hold_tenant(connection, new.tenant)
             if new.request_id and (found := _of_request(connection, new)):
@@ -91,8 +99,10 @@ class Ledger:
         """Return up to ``page_size`` of a tenant's jobs, newest first.
 
         Raises:
-            InvalidRequest: ``page_size`` is negative or ``page_token`` is none of this listing's.
+            InvalidRequest: ``page_size`` is negative, ``page_token`` is none of this listing's, or
+                no name can begin as asked.
         """
+        _check_text(name_prefix=name_prefix)
         listing = Listing(tenant=tenant, states=states, name_prefix=name_prefix)
         limit = page_limit(page_size)
         statement = select(jobs).where(jobs.c.tenant == tenant).order_by(jobs.c.number.desc())
@@ -282,6 +292,17 @@ class Ledger:
                 return job.last_event
             at = now(connection)
             return record(connection, job, list(fresh.items()), attempt=attempt, at=at).last_event
+
+
+def _check_text(**texts: str) -> None:
+    """Refuse what PostgreSQL cannot keep, whatever the database."""
+    for field, text in texts.items():
+        if "\0" in text:
+            raise _invalid(field, "holds a NUL character")
+
+
+def _invalid(field: str, description: str) -> InvalidRequest:
+    return InvalidRequest([FieldViolation(field=field, description=description)])
 
 
 def _known(job_id: str) -> str:

@@ -17,9 +17,11 @@ from diptych.errors import FieldViolation, SettingInvalid
 from diptych.training.ledger.database import Database, hold, said
 from diptych.training.ledger.ledger import Ledger
 
-__all__ = ["DEFAULT_SETTING", "open_ledger"]
+__all__ = ["DEFAULT_SETTING", "MIGRATIONS", "open_ledger"]
 
 DEFAULT_SETTING: Final = "training.ledger_url"
+MIGRATIONS: Final = "diptych ledger's migrations"
+"""What whoever opens a ledger holds while its tables are brought up to date."""
 _DRIVERS: Final = {"sqlite": "sqlite+pysqlite", "postgresql": "postgresql+psycopg"}
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 _ALEMBIC: Final = threading.Lock()
@@ -41,7 +43,7 @@ def open_ledger(url: str, *, setting: str = DEFAULT_SETTING) -> Ledger:
     database = Database(parsed)
     try:
         with _alone(parsed, setting), database.writing() as connection:
-            hold(connection, "diptych ledger's migrations")
+            hold(connection, MIGRATIONS)
             _migrate(connection)
     except BaseException as problem:
         database.close()
@@ -77,8 +79,8 @@ def _alone(url: URL, setting: str) -> Iterator[None]:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(file.with_name(f"{file.name}.opening"), os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError as error:
-        raise _invalid(setting, f"{file} cannot be made: {error.strerror}") from error
+    except (OSError, ValueError) as error:
+        raise _invalid(setting, f"{str(file)!r} cannot be made: {error}") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

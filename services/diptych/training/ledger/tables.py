@@ -76,6 +76,7 @@ jobs: Final = Table(
     UniqueConstraint("tenant", "request_id", name="one_job_a_request"),
     Index("jobs_by_tenant", "tenant", "number"),
     Index("jobs_by_turn", "state", "priority", "number"),
+    Index("jobs_by_lease", "leased_until"),
     sqlite_autoincrement=True,
 )
 

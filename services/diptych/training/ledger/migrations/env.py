@@ -4,11 +4,17 @@ from alembic import context
 
 from diptych.training.ledger.tables import METADATA
 
-__all__: list[str] = []
+__all__ = ["take_steps"]
 
-context.configure(
-    connection=context.config.attributes["connection"],
-    target_metadata=METADATA,
-    transactional_ddl=True,
-)
-context.run_migrations()
+
+def take_steps() -> None:
+    """Take them in the transaction that the connection is in, all or none."""
+    context.configure(
+        connection=context.config.attributes["connection"],
+        target_metadata=METADATA,
+        transactional_ddl=True,
+    )
+    context.run_migrations()
+
+
+take_steps()

@@ -43,6 +43,7 @@ def upgrade() -> None:
     )
     op.create_index("jobs_by_tenant", "jobs", ["tenant", "number"])
     op.create_index("jobs_by_turn", "jobs", ["state", "priority", "number"])
+    op.create_index("jobs_by_lease", "jobs", ["leased_until"])
     op.create_table(
         "events",
         sa.Column(
