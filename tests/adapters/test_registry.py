@@ -58,6 +58,18 @@ def test_publishes_a_file(registry: Registry, tmp_path: Path) -> None:
         assert path.read_bytes() == ONE
 
 
+def test_what_is_kept_has_no_name_until_it_is_given_one(registry: Registry) -> None:
+    assert registry.keep(ONE, card_of(ONE)) == D1
+    assert registry.pointers("default") == {}
+    registry.move("huggy", D1)
+    assert registry.resolve("huggy") == D1
+
+
+def test_a_bundle_with_another_ones_card_is_not_kept(registry: Registry) -> None:
+    with pytest.raises(DigestMismatch):
+        registry.keep(ONE, card_of(TWO))
+
+
 def test_a_card_is_found_by_digest(registry: Registry) -> None:
     card = card_of(ONE, stage=Stage.REFINER, trigger_words=("hug",))
     registry.publish("huggy", ONE, card)

@@ -7,6 +7,8 @@ from typing import Any
 from typer.testing import Result
 
 from diptych.cli.models import KNOWN_MODELS
+from diptych.digest import Digest
+from diptych.models.trained_experts import expert_folder, point_at
 from diptych.nano.pair import expert_path, pair_path
 
 Invoke = Callable[..., Result]
@@ -35,6 +37,16 @@ def test_path_of_one_expert_is_its_folder(invoke: Invoke) -> None:
 
 def test_path_of_a_folder_is_that_folder(invoke: Invoke, tmp_path: Path) -> None:
     assert invoke("models", "path", tmp_path).stdout.strip() == str(tmp_path.resolve())
+
+
+def test_path_of_an_expert_that_was_trained_here_is_what_its_name_means(
+    invoke: Invoke, isolated_home: Path
+) -> None:
+    digest = Digest.of_bytes(b"weights")
+    folder = expert_folder(isolated_home / "experts", "huggy", digest)
+    folder.mkdir(parents=True)
+    point_at(isolated_home / "experts", "huggy", digest)
+    assert invoke("models", "path", "experts/huggy").stdout.strip() == str(folder)
 
 
 def test_path_of_a_fetched_model_is_its_snapshot(invoke: Invoke, isolated_home: Path) -> None:

@@ -1,5 +1,6 @@
 """The service with the nano pair's encoders: real embeddings, over loopback, that last."""
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +11,14 @@ from diptych.clients.config import ClientConfig
 from diptych.clients.embedding_cache import EmbeddingCacheClient
 from diptych.clients.embedding_values import ImageInput, ImagesCall, PromptsCall
 from diptych.digest import Digest
+from diptych.embedding_cache.loading import load_encoders
 from diptych.embedding_cache.server import BackgroundCache
 from diptych.embedding_cache.settings import CacheSettings, Settings
 from diptych.embeddings.entry import read_entry
 from diptych.embeddings.key import Preprocessing
 from diptych.errors import ImageInvalid, InvalidRequest, PromptTooLong, SettingInvalid
+from diptych.models.trained_experts import expert_folder, point_at
+from diptych.nano.pair import expert_path
 from diptych.rpc.channel import ChannelConfig
 from support.pictures import png
 
@@ -149,3 +153,12 @@ def test_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
     server = BackgroundCache(settings(tmp_path, device="cuda:7"))
     with pytest.raises(SettingInvalid, match=r"cache\.device"):
         server.start(timeout_s=60.0)
+
+
+def test_encoders_of_an_expert_that_was_trained_here_are_found_by_its_name(tmp_path: Path) -> None:
+    digest = Digest.of_bytes(b"weights")
+    folder = expert_folder(tmp_path / "experts", "huggy", digest)
+    shutil.copytree(expert_path("base-single"), folder)
+    point_at(tmp_path / "experts", "huggy", digest)
+    encoders = load_encoders(settings(tmp_path, base="experts/huggy"))
+    assert encoders[0].source == "experts/huggy"

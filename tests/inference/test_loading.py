@@ -1,5 +1,6 @@
 """Settings become experts on a device, and the facts that requests are checked against."""
 
+import shutil
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 from diffusers import AutoencoderTiny
 from prometheus_client import CollectorRegistry
 
+from diptych.digest import Digest
 from diptych.errors import CheckpointInvalid, ModelNotFound
 from diptych.inference.loading import load_engine
 from diptych.inference.server import Loaded
@@ -20,6 +22,8 @@ from diptych.inference.trajectory import (
     StageSettings,
     Timings,
 )
+from diptych.models.trained_experts import expert_folder, point_at
+from diptych.nano.pair import expert_path
 from diptych.telemetry.metrics import InferenceMetrics
 
 LoadWith = Callable[..., Loaded]
@@ -119,6 +123,16 @@ def test_a_service_that_is_away_costs_no_picture(home: Path, free_port: int) -> 
     loaded.engine.stop()
     loaded.close()
     assert looked(metrics, "service", "misses") == 2
+
+
+def test_an_expert_that_was_trained_here_is_hosted_by_its_name(load: LoadWith, home: Path) -> None:
+    digest = Digest.of_bytes(b"weights")
+    folder = expert_folder(home / "experts", "huggy", digest)
+    shutil.copytree(expert_path("base-single"), folder)
+    point_at(home / "experts", "huggy", digest)
+    hosted = load(base="experts/huggy").hosted
+    assert hosted.base is not None
+    assert hosted.base.model == "experts/huggy"
 
 
 def test_base_alone_hosts_no_refiner(load: LoadWith) -> None:

@@ -45,6 +45,19 @@ def test_builds_a_frozen_module_with_the_weights(tmp_path: Path) -> None:
     assert not module.training
 
 
+@pytest.mark.parametrize("keep_rows", [True, False])
+def test_layers_are_torch_s_own_unless_rows_are_kept_apart(keep_rows: bool, tmp_path: Path) -> None:
+    tensors = {f"inner.{name}": tensor for name, tensor in weights().items()}
+    module = assemble(
+        part_with(tmp_path, tensors),
+        lambda config: nn.ModuleDict({"inner": build(config)}),
+        device=CPU,
+        dtype=torch.float32,
+        keep_rows=keep_rows,
+    )
+    assert (type(module["inner"]) is nn.Linear) is not keep_rows
+
+
 def test_weights_take_the_precision_asked_for(tmp_path: Path) -> None:
     assert assembled(part_with(tmp_path, weights()), torch.bfloat16).weight.dtype == torch.bfloat16
 

@@ -4,6 +4,7 @@ import logging
 import shutil
 import socket
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import boto3
@@ -12,6 +13,7 @@ import torch
 from moto.server import ThreadedMotoServer
 from safetensors.torch import save_file
 
+from diptych.digest import Digest
 from diptych.errors import (
     CheckpointInvalid,
     ModelNotFound,
@@ -20,6 +22,7 @@ from diptych.errors import (
     SourceUnavailable,
 )
 from diptych.models.checkpoint import SourceConfig, locate, locate_part, open_checkpoint
+from diptych.models.trained_experts import expert_folder, point_at
 from diptych.storage.s3 import S3Config
 from support.hub import hub
 
@@ -225,3 +228,16 @@ def test_a_single_file_without_a_tokenizer_needs_the_hub(
 ) -> None:
     with pytest.raises(SourceUnavailable, match="clip-vit-large-patch14"):
         open_checkpoint(str(original_file), config)
+
+
+def test_an_expert_that_was_trained_here_is_what_its_name_means(
+    base_folder: Path, config: SourceConfig, tmp_path: Path
+) -> None:
+    here = replace(config, experts_dir=tmp_path / "experts")
+    digest = Digest.of_bytes(b"weights")
+    folder = expert_folder(tmp_path / "experts", "huggy", digest)
+    shutil.copytree(base_folder, folder)
+    point_at(tmp_path / "experts", "huggy", digest)
+    assert open_checkpoint("experts/huggy", here).folder == folder
+    with pytest.raises(ModelNotFound, match="experts/moon"):
+        locate("experts/moon", here)

@@ -6,7 +6,8 @@ import torch
 
 from diptych.models.derived_folder import copy_other_parts, write_json, write_part
 from diptych.models.folder import open_folder
-from diptych.models.parts import Checkpoint
+from diptych.models.parts import Checkpoint, fingerprint_part
+from diptych.models.tensor_stream import read_one
 from support.small_experts import make_expert, stored, write_shards
 
 
@@ -37,6 +38,20 @@ def test_it_has_the_bases_other_parts(tmp_path: Path) -> None:
     weights = Path("unet", "diffusion_pytorch_model.safetensors")
     assert ours.pop(weights) != theirs.pop(weights)
     assert ours == theirs
+
+
+def test_any_part_may_be_replaced(tmp_path: Path) -> None:
+    base = make_expert(tmp_path / "base")
+    (base / "text_encoder" / "model.fp16.safetensors").write_bytes(b"of the base")
+    kept = copy_other_parts(base, tmp_path / "derived", replaced=("text_encoder",))
+    assert "unet" in kept
+    part = open_folder(base, "base").parts["text_encoder"]
+    folder = tmp_path / "derived" / "text_encoder"
+    assert [path.name for path in folder.iterdir()] == ["config.json"]
+    write_part(part, folder.parent, lambda name: read_one(part, part.tensors[name]), {})
+    assert fingerprint_part(open_folder(folder.parent, "d").parts["text_encoder"]) == (
+        fingerprint_part(part)
+    )
 
 
 def test_names_of_the_parts_are_returned(tmp_path: Path) -> None:

@@ -10,7 +10,14 @@ from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipelin
 from safetensors.torch import load_file, save_file
 
 from diptych.errors import CheckpointInvalid, ExpertsMismatch, SettingInvalid
-from diptych.models.experts import Expert, Experts, LoadOptions, load_experts
+from diptych.models.experts import (
+    Expert,
+    Experts,
+    LoadOptions,
+    load_experts,
+    load_to_train,
+    open_expert,
+)
 from diptych.models.text_encoders import PromptRow
 
 
@@ -180,3 +187,17 @@ def test_one_guided_prediction_equals_diffusers_from_the_words_on(
             time_ids=torch.tensor([told, told]),
         )
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+def test_what_is_to_be_trained_is_its_own_and_of_the_dtypes_asked_for(
+    base: Expert, nano_pair: Path, tmp_path: Path
+) -> None:
+    opened = open_expert(str(nano_pair / "base"), cache_dir=tmp_path)
+    assert (opened.family, opened.schedule) == (base.family, base.schedule)
+    device, half = torch.device("cpu"), torch.bfloat16
+    unet, none = load_to_train(opened, device=device, unet_dtype=half)
+    assert none is None
+    assert (unet.dtype, unet.fingerprint) == (half, base.fingerprint)
+    _, text = load_to_train(opened, device=device, unet_dtype=half, text_dtype=torch.float32)
+    assert text is not None
+    assert (text.dtype, text.fingerprint) == (torch.float32, base.text.fingerprint)

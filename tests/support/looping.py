@@ -6,16 +6,19 @@ Run as a program it is one of several processes that train together.
 import json
 import sys
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from accelerate import Accelerator
+from accelerate.utils import FullyShardedDataParallelPlugin
 
 from diptych.datasets.spec import Manifest
-from diptych.digest import Digest
 from diptych.diffusion.schedule import NoiseSchedule
+from diptych.digest import Digest
 from diptych.storage.local import LocalBlobs
 from diptych.training.checkpoints import Checkpoints
+from diptych.training.devices import joined
 from diptych.training.events import EventKind
 from diptych.training.expert_state import ExpertState
 from diptych.training.experts import ExpertPlan
@@ -87,9 +90,12 @@ def a_loop(
     config: LoopConfig | None = None,
 ) -> ExpertLoop:
     """Return a loop at its beginning, whose checkpoints lie in ``folder``."""
-    accelerator = Accelerator(cpu=True)
+    plugin = None
+    if spec.run.sharding == "fsdp2":
+        plugin = FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="no_wrap")
+    accelerator = Accelerator(cpu=True, fsdp_plugin=plugin)
     trainable = trainable or SmallTrainable()
-    trainable.modules = accelerator.prepare(trainable.modules)
+    trainable.modules = joined(accelerator, trainable.modules)
     state = ExpertState(
         trainable, spec, PLAN, place=0, num_steps=spec.run.num_steps or 1, accelerator=accelerator
     )
@@ -132,13 +138,14 @@ def trained(
         num_ranks=accelerator.num_processes,
     )
     feeder = a_feeder(some_plans(data, more), config, num_epochs=1000)
-    loop.run(feeder.steps(loop.state.position))
+    with closing(feeder.steps(loop.state.position)) as steps:
+        loop.run(steps)
     return loop
 
 
-def main(data: Path, folder: Path) -> None:
+def main(data: Path, folder: Path, sharding: str) -> None:
     """Train for four steps as one of several processes and say how far the loss came."""
-    spec = a_job(num_steps=4)
+    spec = a_job(num_steps=4, run={"sharding": sharding})
     ears = Ears()
     trained(spec, data, folder, loop=a_loop(spec, folder, ears=ears))
     losses = [data["loss"] for data in ears.of(EventKind.PROGRESS)]
@@ -146,4 +153,4 @@ def main(data: Path, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])

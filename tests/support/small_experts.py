@@ -16,7 +16,7 @@ __all__ = ["make_expert", "small_unet", "stored", "write_shards"]
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
-def small_unet(width: int = 32) -> UNet2DConditionModel:
+def small_unet(width: int = 32, *, cross_attention_dim: int = 128) -> UNet2DConditionModel:
     """Return a UNet of SDXL's kind of two levels."""
     return UNet2DConditionModel(
         sample_size=16,
@@ -28,7 +28,7 @@ def small_unet(width: int = 32) -> UNet2DConditionModel:
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         transformer_layers_per_block=(1, 1),
         attention_head_dim=(2, 2),
-        cross_attention_dim=128,
+        cross_attention_dim=cross_attention_dim,
         use_linear_projection=True,
         addition_embed_type="text_time",
         addition_time_embed_dim=8,

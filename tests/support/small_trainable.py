@@ -5,9 +5,11 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from diptych.training.conditions import Conditions
 from diptych.training.trainables.trainable import ParameterGroup
+from diptych.training.trainables.whole_tensors import fill, whole
 
 __all__ = ["SmallTrainable"]
 
@@ -26,6 +28,7 @@ class _SmallNet(nn.Module):
             for parameter in self.parameters():
                 parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
 
+    @override
     def forward(self, noisy: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
         assert conditions.pooled is not None
         told = torch.cat([t[:, None].float() / 1000, conditions.pooled], dim=1)
@@ -76,9 +79,8 @@ class SmallTrainable:
             self.load_state(trained)
 
     def state(self) -> dict[str, Tensor]:
-        return {name: one.detach().clone() for name, one in self.network.named_parameters()}
+        return {name: whole(one) for name, one in self.network.named_parameters()}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        with torch.no_grad():
-            for name, parameter in self.network.named_parameters():
-                parameter.copy_(tensors[name])
+        for name, parameter in self.network.named_parameters():
+            fill(parameter, tensors[name])

@@ -1,12 +1,13 @@
 """Checkpoints: whole or not there, whatever is damaged, full or killed."""
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from typing_extensions import override
 
 from diptych.datasets.sampling import Position
 from diptych.digest import Digest
@@ -154,10 +155,11 @@ def test_a_full_disk_keeps_the_one_before(tmp_path: Path) -> None:
 
 def test_an_interrupted_write_leaves_nothing(tmp_path: Path) -> None:
     class Interrupted(LocalBlobs):
-        def put(self, key: str, pieces: object) -> int:
+        @override
+        def put(self, key: str, pieces: Iterable[bytes]) -> int:
             if key.endswith("manifest.json"):
                 raise KeyboardInterrupt
-            return super().put(key, pieces)  # type: ignore[arg-type]
+            return super().put(key, pieces)
 
     kept(LocalBlobs(tmp_path)).write(a_checkpoint(5))
     with pytest.raises(KeyboardInterrupt):

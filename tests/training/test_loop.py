@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,7 +17,7 @@ from diptych.training.events import EventKind
 from diptych.training.feeding import FedStep
 from diptych.training.loop import LoopConfig
 from diptych.training.objective import Objective
-from diptych.training.spec import EmaSpec, JobSpec, LrScheduleSpec, ObjectiveSpec, OptimizerSpec
+from diptych.training.spec import EmaSpec, LrScheduleSpec, ObjectiveSpec, OptimizerSpec
 from support.fed import FEED, a_feeder, some_plans
 from support.full_disk import files_no_larger_than
 from support.looping import PLAN, SCHEDULE, Ears, Stops, a_job, a_loop, checkpoints_in, trained
@@ -268,20 +267,20 @@ def test_updates_too_small_for_the_weights_are_warned_of(data: Path, tmp_path: P
     assert [told["reason"] for told in ears.of(EventKind.WARNING)] == ["UPDATE_BELOW_PRECISION"]
 
 
-def train_in_processes(num: int, data: Path, folder: Path) -> list[float]:
+def train_in_processes(num: int, data: Path, folder: Path, sharding: str) -> list[float]:
     """Train as ``num`` processes that find each other on a free port; return rank 0's losses."""
     probe = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     port = probe.port
     del probe
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(num)}
-    shared |= {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    shared |= {"PYTHONPATH": ":".join(sys.path), "OMP_NUM_THREADS": "1", "PATH": ""}
     shared |= {"ACCELERATE_USE_CPU": "true"}
     command = [sys.executable, "-m", "support.looping"]
-    command += [str(data), str(folder)]
+    command += [str(data), str(folder), sharding]
     running = [
         subprocess.Popen(
             command,
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -296,7 +295,7 @@ def train_in_processes(num: int, data: Path, folder: Path) -> list[float]:
 @pytest.mark.slow
 def test_two_processes_equal_one_that_accumulates_twice(data: Path, tmp_path: Path) -> None:
     some_plans(data)
-    together = train_in_processes(2, data, tmp_path / "two")
+    together = train_in_processes(2, data, tmp_path / "two", "ddp")
     ears, spec = Ears(), a_job(num_steps=4, run={"num_accumulated": 2})
     trained(spec, data, tmp_path / "one", loop=a_loop(spec, tmp_path / "one", ears=ears))
     alone = [told["loss"] for told in ears.of(EventKind.PROGRESS)]
@@ -306,3 +305,18 @@ def test_two_processes_equal_one_that_accumulates_twice(data: Path, tmp_path: Pa
     for part in ("weights", "optimizer", "counts"):
         assert same(dict(found[0].tensors[part]), dict(found[1].tensors[part]))
     assert together == alone
+
+
+@pytest.mark.slow
+def test_weights_that_are_spread_are_trained_as_whole_ones(data: Path, tmp_path: Path) -> None:
+    some_plans(data)
+    losses = train_in_processes(2, data, tmp_path / "spread", "fsdp2")
+    ears, spec = Ears(), a_job(num_steps=4, run={"num_accumulated": 2})
+    trained(spec, data, tmp_path / "whole", loop=a_loop(spec, tmp_path / "whole", ears=ears))
+    assert losses == pytest.approx([told["loss"] for told in ears.of(EventKind.PROGRESS)])
+    found = [checkpoints_in(tmp_path / name).latest() for name in ("whole", "spread")]
+    assert found[0] is not None
+    assert found[1] is not None
+    for part in ("weights", "optimizer"):
+        for name, own in found[0].tensors[part].items():
+            assert torch.allclose(found[1].tensors[part][name], own, rtol=1e-4, atol=1e-6), name

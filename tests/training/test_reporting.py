@@ -54,8 +54,12 @@ def test_a_wish_is_one_of_those_there_are(
     assert Reporter(folder).wish() == wish
 
 
-def test_an_outcome_comes_back_whole(folder: AttemptFolder) -> None:
-    outcome = Outcome(ending="succeeded", result={"name": "huggy"})
+@pytest.mark.parametrize(
+    "outcome",
+    [Outcome(ending="succeeded", result={"name": "huggy"}), Outcome(ending="preempted")],
+    ids=["with a result", "without"],
+)
+def test_an_outcome_comes_back_whole(outcome: Outcome, folder: AttemptFolder) -> None:
     Reporter(folder).end(outcome)
     assert Outcome.from_json(folder.outcome.read_text()) == outcome
 

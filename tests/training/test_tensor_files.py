@@ -35,7 +35,7 @@ def test_bytes_are_safetensors() -> None:
 
 
 @pytest.mark.parametrize("is_local", [True, False])
-def test_tensors_come_back_from_a_store(tmp_path: Path, is_local: bool) -> None:  # noqa: FBT001
+def test_tensors_come_back_from_a_store(tmp_path: Path, is_local: bool) -> None:
     blobs = LocalBlobs(tmp_path) if is_local else MemoryBlobs()
     blobs.put("a/b.safetensors", tensor_pieces(TENSORS))
     assert same(read_tensors(blobs, "a/b.safetensors"))

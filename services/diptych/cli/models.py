@@ -13,6 +13,7 @@ from diptych.cli.options import AsJson
 from diptych.cli.report import reporting
 from diptych.errors import ExtraMissing, ModelNotFound
 from diptych.inference.settings import load_settings
+from diptych.models.trained_experts import PREFIX, find_expert
 from diptych.nano.pair import EXPERTS, expert_path, pair_path
 
 __all__ = ["KNOWN_MODELS", "app"]
@@ -31,7 +32,10 @@ KNOWN_MODELS: tuple[tuple[str, str, str], ...] = (
 """Source, experts it can be, and what it is; any other checkpoint of these families works too."""
 
 Source = Annotated[
-    str, typer.Argument(help="nano, nano/base, a folder, a file, a Hugging Face id, or s3://.")
+    str,
+    typer.Argument(
+        help="nano, nano/base, experts/NAME, a folder, a file, a Hugging Face id, or s3://."
+    ),
 ]
 
 
@@ -82,7 +86,7 @@ def _fetch(source: str) -> Path:
             raise ExtraMissing(extra="inference", needed_for="fetching models")
     from diptych.models.checkpoint import SourceConfig, locate, open_checkpoint
 
-    config = SourceConfig(cache_dir=cache_folder())
+    config = SourceConfig(cache_dir=cache_folder(), experts_dir=load_settings().home / "experts")
     path = locate(source, config)
     open_checkpoint(str(path), config)
     return path
@@ -110,6 +114,8 @@ def _local_path(source: str) -> Path:
         return pair_path()
     if source.removeprefix("nano/") in EXPERTS:
         return expert_path(source.removeprefix("nano/"))
+    if source.startswith(PREFIX):
+        return find_expert(load_settings().home / "experts", source.removeprefix(PREFIX))
     path = Path(source).expanduser()
     if path.exists():
         return path.resolve()

@@ -102,6 +102,7 @@ def merge_models(
             epsilon=epsilon,
             position=position,
         )
+        home = load_settings().home
         with report.progress() as bar:
             task = bar.add_task("merging", total=None)
             merged = merge_experts(
@@ -109,7 +110,7 @@ def merge_models(
                 [_on_disk(source) for source, _ in named],
                 spec,
                 out,
-                config=SourceConfig(cache_dir=load_settings().home / "models"),
+                config=SourceConfig(cache_dir=home / "models", experts_dir=home / "experts"),
                 progress=lambda done, total: bar.update(task, completed=done, total=total),
             )
         _tell(report, merged)

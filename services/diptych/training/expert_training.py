@@ -13,6 +13,7 @@ from diptych.datasets.plan import Plan
 from diptych.datasets.sampling import Sampler
 from diptych.training.checkpoints import Checkpoint, Checkpoints
 from diptych.training.dataset_files import DatasetFiles
+from diptych.training.devices import joined
 from diptych.training.embedding_reading import EmbeddingReader
 from diptych.training.encoder_choice import choose_stage
 from diptych.training.expert_state import ExpertState
@@ -83,7 +84,7 @@ class ExpertTraining:
         self._objective = Objective(schedule, spec.objective, plan.timesteps)
         if spec.run.compile:
             trainable.modules.compile()
-        trainable.modules = accelerator.prepare(trainable.modules)
+        trainable.modules = joined(accelerator, trainable.modules)
         self._state = ExpertState(
             trainable,
             spec,

@@ -200,6 +200,6 @@ def _digest(
         for name in sorted(facts.opened.checkpoint.parts[part].tensors):
             tensor = tensor_of(name).contiguous()
             state.update(canonical_bytes([part, name, str(tensor.dtype), list(tensor.shape)]))
-            for piece in tensor.flatten().split(_PIECE):
-                state.update(piece.view(torch.uint8).numpy())
+            for piece in torch.split(tensor.flatten(), _PIECE):
+                state.update(piece.view(torch.uint8).numpy().tobytes())
     return Digest(hex=state.hexdigest())

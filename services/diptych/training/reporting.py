@@ -1,14 +1,13 @@
-"""The worker's side of an attempt's folder: events, signs of life and the outcome out, wishes in."""
+"""The worker's side of an attempt's folder: events, signs of life, the outcome, and wishes."""
 
-import json
 import math
 import threading
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Final, get_args
 
 from diptych.storage.partial import room, write_whole
 from diptych.training.events import EventKind, Told
+from diptych.training.tailing import event_line
 from diptych.training.task import AttemptFolder, Outcome, Wish
 
 __all__ = ["Reporter", "Silence"]
@@ -32,12 +31,10 @@ class Reporter:
         Raises:
             StoreFull: There is no room.
         """
-        told = Told(kind=kind, data=data)
-        plain = {"kind": told.kind.value, "data": _plain(dict(told.data))}
-        line = json.dumps(plain, separators=(",", ":"), allow_nan=False).encode() + b"\n"
-        with self._lock, room(str(self._folder.path), len(line)):
-            with self._folder.events.open("ab") as file:
-                file.write(line)
+        line = event_line(Told(kind=kind, data={key: _plain(held) for key, held in data.items()}))
+        place = room(str(self._folder.path), len(line))
+        with self._lock, place, self._folder.events.open("ab") as file:
+            file.write(line)
         self.beat()
 
     def warn(self, reason: str, message: str) -> None:
@@ -63,7 +60,7 @@ class Reporter:
             StoreFull: There is no room.
         """
         text = outcome.to_json().encode()
-        partials: Path = self._folder.path / _PARTIALS
+        partials = self._folder.path / _PARTIALS
         write_whole(self._folder.outcome, [text], partials=partials)
 
 

@@ -8,12 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import chain
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from diptych.adapters.naming import split_reference
 from diptych.datasets.places import EVERYWHERE, Places
 from diptych.datasets.plan import Plan
-from diptych.diffusion.schedule import NoiseSchedule
 from diptych.errors import FieldViolation, InvalidRequest, JobInvalid
 from diptych.training.experts import ExpertPlan, expert_plans, expert_sources
 from diptych.training.model_facts import JobFacts, read_facts
@@ -25,6 +24,9 @@ from diptych.training.optimizer_rules import (
 )
 from diptych.training.spec import JobSpec, TextEncoderSpec
 from diptych.training.trainable_rules import trainable_violations
+
+if TYPE_CHECKING:
+    from diptych.diffusion.schedule import NoiseSchedule
 
 __all__ = ["Remark", "check", "check_images", "check_with_models", "remarks"]
 

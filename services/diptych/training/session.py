@@ -1,4 +1,4 @@
-"""One job from its spec to what it is served as, in order; it goes on wherever a checkpoint says."""
+"""One job from its spec to what it is served as, in order; goes on where a checkpoint says."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -14,10 +14,10 @@ from diptych.clients.embedding_cache import EmbeddingCacheClient
 from diptych.clients.embedding_values import WarmCall
 from diptych.datasets.expansion import Expansion
 from diptych.datasets.manifest import write_manifest
-from diptych.datasets.places import Places
+from diptych.datasets.places import EVERYWHERE, Places
 from diptych.datasets.plan import Plan, make_plans
 from diptych.digest import Digest
-from diptych.errors import DatasetInvalid, FailedPrecondition
+from diptych.errors import DatasetInvalid, FieldViolation, InvalidRequest
 from diptych.rpc.channel import ChannelConfig
 from diptych.training.checkpoints import Checkpoint, Checkpoints
 from diptych.training.events import EventKind
@@ -54,7 +54,7 @@ class SessionReporter(Protocol):
         """Return what the owner wants."""
 
 
-class _StopAsked(Exception):  # noqa: N818 - an end that was asked for is no error
+class _StopAsked(Exception):
     """Ends preparations that there is nothing to keep of."""
 
     def __init__(self, stop: Stop) -> None:
@@ -93,7 +93,15 @@ class Session:
             accelerator: Joins the processes of the worker.
             reporter: Hears what happens.
             is_preempted: Whether SIGTERM came.
+
+        Raises:
+            InvalidRequest: Two experts are to be trained at once.
+            SettingInvalid: A store cannot be opened.
         """
+        if spec.run.side_by_side:
+            description = "is not done yet: experts are trained one after the other"
+            violation = FieldViolation(field="run.side_by_side", description=description)
+            raise InvalidRequest([violation])
         self._task, self._spec, self._accelerator = task, spec, accelerator
         self._reporter, self._is_preempted = reporter, is_preempted
         self._checkpoints = Checkpoints(
@@ -164,7 +172,7 @@ class Session:
         )
         try:
             found = cache.warm(call, progress=self._go_on, timeout_s=math.inf)
-        except (DatasetInvalid, FailedPrecondition) as error:
+        except (DatasetInvalid, InvalidRequest) as error:
             message = (
                 f"the cache does not read the dataset; embeddings are made while training: {error}"
             )
@@ -228,12 +236,16 @@ class Session:
             raise _StopAsked(stop)
 
     def _places(self) -> Places:
-        folder, prefixes = self._task.dataset_dir, self._task.dataset_prefixes
+        """Return what the dataset may make this process read, as the job's owner allows it."""
+        task = self._task
+        if task.dataset_dir is None and task.dataset_prefixes is None:
+            return EVERYWHERE
         return Places(
-            roots=None if folder is None else (Path(folder),),
-            buckets=None if prefixes is None else tuple(p.removeprefix("s3://") for p in prefixes),
-            hub=prefixes is None,
-            urls=prefixes is None,
+            roots=() if task.dataset_dir is None else (Path(task.dataset_dir),),
+            buckets=tuple(one.removeprefix("s3://") for one in task.dataset_prefixes or ()),
+            endpoints=() if task.s3_endpoint is None else (task.s3_endpoint,),
+            hub=False,
+            urls=False,
         )
 
     def _cache(self) -> EmbeddingCacheClient:

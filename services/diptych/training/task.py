@@ -18,7 +18,7 @@ worker does at once, so that two never train one job. SIGTERM asks for a checkpo
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, Self
@@ -52,10 +52,10 @@ class WorkerTask:
     """``s3://BUCKET/PREFIX`` of the adapters' store; None is the folder below ``home``."""
     s3_endpoint: str | None = None
     dataset_dir: str | None = None
-    """Folder that local paths of datasets must not leave; None allows any."""
+    """Folder that local paths of datasets must not leave. Where this and ``dataset_prefixes`` are
+    None, a dataset may name any place."""
     dataset_prefixes: Sequence[str] | None = None
-    """``s3://BUCKET/PREFIX`` below which datasets must lie; None allows any, and any other place
-    that a dataset may name."""
+    """``s3://BUCKET/PREFIX`` below which datasets may lie; the hub and urls are not allowed."""
     grace_s: float = 30.0
     """From SIGTERM until the worker is killed."""
 
@@ -84,7 +84,8 @@ class Outcome:
 
     def to_json(self) -> str:
         """Return the outcome as one JSON object."""
-        return json.dumps(asdict(self) | {"result": dict(self.result)})
+        plain = {one.name: getattr(self, one.name) for one in fields(self)}
+        return json.dumps(plain | {"result": dict(self.result)})
 
     @classmethod
     def from_json(cls, text: str) -> Self:

@@ -48,7 +48,7 @@ class TimestepCounts:
         """
         seen = torch.nonzero(self.counts).flatten().tolist()
         width = -(-len(self.counts) // _NUM_BINS)
-        bins = [int(part.sum()) for part in self.counts.split(width)]
+        bins = [int(self.counts[at : at + width].sum()) for at in range(0, len(self.counts), width)]
         return {
             "first": self._first + seen[0] if seen else None,
             "last": self._first + seen[-1] if seen else None,

@@ -2,7 +2,7 @@
 
 import pytest
 from torch import nn
-from transformers import CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from diptych.errors import InvalidRequest
 from diptych.training.spec import AdapterSpec, TextEncoderSpec
@@ -76,7 +76,7 @@ def test_every_pattern_that_matches_nothing_is_named(unet: nn.Module) -> None:
 
 
 def test_an_encoder_s_last_layer_is_left_out_where_nothing_reads_it() -> None:
-    config = CLIPTextModel.config_class(
+    config = CLIPTextConfig(
         vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=3, num_attention_heads=1
     )
     encoder = CLIPTextModel(config)

@@ -1,5 +1,8 @@
 """What a job trains: its weights by group, in float32, and nothing else."""
 
+import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +10,12 @@ import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor2_0
 
-from diptych.errors import InvalidRequest
+from diptych.errors import CheckpointInvalid, InvalidRequest
+from diptych.models.experts import open_expert
+from diptych.nano.pair import expert_path
 from diptych.training.spec import AdapterSpec, ModelSpec, OptimizerSpec, TextEncoderSpec
+from diptych.training.trainables.loading import check_written
+from support.small_experts import small_unet
 from support.trained import batch_of, load, one_step
 from support.trained_jobs import job
 
@@ -87,7 +94,7 @@ def test_checkpointing_changes_no_gradient(kind: str, small: Small, tmp_path: Pa
     assert gradients[0]
     for one, other in zip(*gradients, strict=True):
         assert one is not None
-        assert torch.equal(one, other)  # type: ignore[arg-type]
+        assert torch.equal(one, other)
 
 
 def test_attention_is_torch_s_own(small: Small, tmp_path: Path) -> None:
@@ -112,7 +119,7 @@ def test_the_same_seed_begins_with_the_same_factors_and_the_global_generator_sta
 
 def test_gaussian_init_is_gaussian(small: Small, tmp_path: Path) -> None:
     plain, gaussian = (
-        load(job(**small, adapter=AdapterSpec(rank=4, init=init)), tmp_path).state()  # type: ignore[arg-type]
+        load(job(**small, adapter=AdapterSpec(rank=4, init=init)), tmp_path).state()
         for init in ("default", "gaussian")
     )
     assert plain.keys() == gaussian.keys()
@@ -125,6 +132,29 @@ def test_nano_is_each_expert_s_own_model(tmp_path: Path) -> None:
     spec = job(model=ModelSpec(source="nano"), stage="both", boundary=0.65)
     sources = [load(spec, tmp_path, place=place).facts.opened.checkpoint.source for place in (0, 1)]
     assert [Path(source).name for source in sources] == ["base", "refiner"]
+
+
+def test_of_a_refiner_only_the_second_encoder_is_trained(small: Small, tmp_path: Path) -> None:
+    folder = tmp_path / "refiner"
+    shutil.copytree(small["model"].source, folder)
+    index = folder / "model_index.json"
+    without = {"text_encoder": [None, None], "tokenizer": [None, None]}
+    index.write_text(json.dumps(json.loads(index.read_text()) | without))
+    narrow = small_unet(cross_attention_dim=64)
+    narrow.save_pretrained(folder / "unet")
+    spec = job(model=ModelSpec(source=str(folder)), text_encoders=TextEncoderSpec(method="full"))
+    trained = load(spec, tmp_path)
+    assert [group.name for group in trained.groups] == ["unet", "text_encoder_2"]
+    one_step(trained, batch_of("a cat", None))
+
+
+def test_a_single_file_is_not_fully_trained(tmp_path: Path) -> None:
+    spec = job(model=ModelSpec(source="model.safetensors"), method="full")
+    checkpoint = open_expert(str(expert_path("base")), cache_dir=tmp_path).checkpoint
+    with pytest.raises(CheckpointInvalid, match="no whole folder in diffusers' layout"):
+        check_written(spec, replace(checkpoint, folder=None))
+    check_written(job(), replace(checkpoint, folder=None))
+    check_written(spec, checkpoint)
 
 
 def test_a_pattern_that_matches_nothing_is_refused(small: Small, tmp_path: Path) -> None:

@@ -1,7 +1,5 @@
 """Trained encoders read texts as inference does, and have gradients."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -59,6 +57,6 @@ def test_all_weights_get_gradients_also_of_rows_that_are_zeros(encoders: TextEnc
     texts = TrainedTexts(encoders, recompute=True).requires_grad_(requires_grad=True)
     hidden, pooled = texts((None,))
     torch.autograd.backward(hidden.sum() + pooled.sum())
-    gradients = [one.grad for _, one in texts.text_encoder_2.named_parameters()]
+    gradients = [one.grad for one in texts.get_submodule("text_encoder_2").parameters()]
     assert all(one is not None and not one.any() for one in gradients)
     texts.requires_grad_(requires_grad=False)

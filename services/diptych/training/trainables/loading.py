@@ -15,6 +15,7 @@ from diptych.adapters.registry import Registry
 from diptych.digest import Digest
 from diptych.errors import CheckpointInvalid, FieldViolation, InvalidRequest
 from diptych.models.experts import LoadOptions, OpenExpert, load_to_train, open_expert
+from diptych.models.parts import Checkpoint
 from diptych.models.text_encoders import TextEncoders
 from diptych.nano.pair import model_source
 from diptych.training.experts import ExpertPlan
@@ -32,7 +33,7 @@ from diptych.training.trainables.start import read_start, start_layers
 from diptych.training.trainables.texts import TrainedTexts
 from diptych.training.trainables.trained_expert import ExpertFacts, TrainedExpert
 
-__all__ = ["load_trainable"]
+__all__ = ["check_written", "load_trainable"]
 
 _DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _NANO_NAMES: Final = {"single": "base-single"}
@@ -87,23 +88,26 @@ def load_trainable(
     _update(updated, spec, plan, registry=registry, tenant=tenant)
     for part, network in networks.items():
         if part not in updated:
-            network.requires_grad_(requires_grad=True)
+            network.requires_grad_()
             compute_in(network, dtype)
         for name, parameter in network.named_parameters():
             if name.startswith(unread_parts(network)):
-                parameter.requires_grad_(requires_grad=False)
-    schedule = opened.schedule
-    facts = ExpertFacts(
-        plan=plan,
-        opened=opened,
-        fingerprint=unet.fingerprint,
-        prediction_type=spec.objective.prediction_type or schedule.prediction_type,
-        zero_snr=schedule.rescale_betas_zero_snr
-        if spec.objective.zero_snr is None
-        else spec.objective.zero_snr,
-    )
+                parameter.requires_grad_(False)
     network = _network(unet.module, encoders, spec, dtype)
+    facts = _facts(spec, plan, opened, unet.fingerprint)
     return TrainedExpert(network, facts=facts, spec=spec)
+
+
+def check_written(spec: JobSpec, checkpoint: Checkpoint) -> None:
+    """Check that what a job makes can be written around ``checkpoint``.
+
+    Raises:
+        CheckpointInvalid: It is a single file, and a whole model is to be written.
+    """
+    is_whole = "full" in {spec.method, spec.text_encoders.method}
+    if is_whole and checkpoint.folder is None:
+        problem = "is no whole folder in diffusers' layout, as which a full fine-tune is written"
+        raise CheckpointInvalid(checkpoint.source, problem)
 
 
 def _opened(spec: JobSpec, plan: ExpertPlan, cache_dir: Path, options: LoadOptions) -> OpenExpert:
@@ -119,10 +123,7 @@ def _opened(spec: JobSpec, plan: ExpertPlan, cache_dir: Path, options: LoadOptio
     if opened.schedule.edm is not None:
         description = "is a model of EDM's schedule, which is not trained here"
         raise InvalidRequest([FieldViolation(field="model.source", description=description)])
-    is_whole = "full" in {spec.method, spec.text_encoders.method}
-    if is_whole and opened.checkpoint.folder is None:
-        problem = "is no whole folder in diffusers' layout, as which a full fine-tune is written"
-        raise CheckpointInvalid(plan.source, problem)
+    check_written(spec, opened.checkpoint)
     return opened
 
 
@@ -157,6 +158,18 @@ def _update(
             seed=int(seed.hex[:15], 16),
         )
         add_low_rank(network, planned, options)
+
+
+def _facts(spec: JobSpec, plan: ExpertPlan, opened: OpenExpert, fingerprint: str) -> ExpertFacts:
+    schedule, asked = opened.schedule, spec.objective
+    zero_snr = schedule.rescale_betas_zero_snr if asked.zero_snr is None else asked.zero_snr
+    return ExpertFacts(
+        plan=plan,
+        opened=opened,
+        fingerprint=fingerprint,
+        prediction_type=asked.prediction_type or schedule.prediction_type,
+        zero_snr=zero_snr,
+    )
 
 
 def _method(part: Component, spec: JobSpec) -> str:

@@ -128,11 +128,14 @@ def _begin(layer: LoraLayer, start: LowRank | None) -> None:
     if start is not None and start.magnitude is not None:
         _set(norms, start.magnitude.norms)
         return
+    assert isinstance(down.weight, Tensor)
+    assert isinstance(up.weight, Tensor)
     product = up.weight.flatten(1) @ down.weight.flatten(1) * layer.scaling[_NAME]
     _set(norms, (weight.float().flatten(1) + product).norm(dim=1))
 
 
-def _set(parameter: Tensor, value: Tensor) -> None:
+def _set(parameter: Tensor | nn.Module, value: Tensor) -> None:
+    assert isinstance(parameter, Tensor)
     with torch.no_grad():
         parameter.copy_(value.reshape(parameter.shape))
 
@@ -147,15 +150,21 @@ def _merged(weight: Tensor, layer: LoraLayer | None) -> Tensor:
 
 
 def _low_rank(layer: LoraLayer) -> LowRank:
-    down, up = whole(layer.lora_A[_NAME].weight), whole(layer.lora_B[_NAME].weight)
+    down, up = _weight(layer.lora_A), _weight(layer.lora_B)
     alpha = layer.lora_alpha[_NAME]
     if layer.use_rslora[_NAME]:
         alpha = layer.scaling[_NAME] * layer.r[_NAME]
     magnitude = None
     if layer.use_dora[_NAME]:
-        norms = whole(layer.lora_magnitude_vector[_NAME].weight).flatten()
+        norms = _weight(layer.lora_magnitude_vector).flatten()
         magnitude = Magnitude(norms=norms, per_input=False)
     return LowRank(down=down, up=up.flatten(1), alpha=float(alpha), magnitude=magnitude)
+
+
+def _weight(modules: nn.ModuleDict) -> Tensor:
+    weight = modules[_NAME].weight
+    assert isinstance(weight, Tensor)
+    return whole(weight)
 
 
 def _commonest(values: Mapping[str, float]) -> float:

@@ -3,6 +3,7 @@
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
+from typing_extensions import override
 
 from diptych.training.conditions import Conditions
 from diptych.training.trainables.texts import TrainedTexts
@@ -21,6 +22,7 @@ class ExpertNetwork(nn.Module):
         self.texts = texts
         self._dtype = dtype
 
+    @override
     def forward(self, noisy: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
         """Return the prediction [B, 4, h, w] float32, computed in the network's dtype.
 

@@ -28,7 +28,8 @@ class _CastConv2d(nn.Conv2d):
     @override
     def forward(self, input: Tensor) -> Tensor:
         """Return [B, out, H, W] of [B, in, h, w]."""
-        return self._conv_forward(input, *_cast(self, input.dtype))
+        output: Tensor = self._conv_forward(input, *_cast(self, input.dtype))
+        return output
 
 
 class _CastGroupNorm(nn.GroupNorm):
@@ -75,7 +76,7 @@ def compute_in(network: nn.Module, dtype: torch.dtype) -> None:
     for module in network.modules():
         if not any(one.dtype is torch.float32 for one in module.parameters(recurse=False)):
             continue
-        module.__class__ = _CLASSES[type(module)]  # type: ignore[assignment]
+        module.__class__ = _CLASSES[type(module)]
         if isinstance(module, _CastEmbedding):
             module.dtype = dtype
 

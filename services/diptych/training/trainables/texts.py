@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from typing_extensions import override
 
 from diptych.models.text_encoders import PromptRow, TextEncoders
 
@@ -41,6 +42,7 @@ class TrainedTexts(nn.Module):
         for encoder in encoders.encoders:
             self.add_module(encoder.name, encoder.module)
 
+    @override
     def forward(self, texts: Sequence[str | None]) -> tuple[Tensor, Tensor]:
         """Return hidden states [B, 77 * num_windows, D] and pooled ones [B, P].
 

@@ -28,12 +28,14 @@ class ParameterGroup:
 class Trainable(Protocol):
     """Some weights of one expert, and what the expert predicts with them."""
 
-    groups: Sequence[ParameterGroup]
-    """All that changes, each weight once."""
     trains_text: bool
     """Whether conditions are texts, which the trained encoders read."""
     modules: nn.Module
     """What ``predict`` calls. The loop may put in its place what accelerate makes of it."""
+
+    @property
+    def groups(self) -> Sequence[ParameterGroup]:
+        """Return all that changes, each weight once."""
 
     def predict(self, noisy: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
         """Return the prediction [B, 4, h, w] float32 of one forward.
