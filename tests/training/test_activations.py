@@ -108,8 +108,7 @@ def test_nano_saves_what_is_foretold() -> None:
         all_trained=True,
         recomputes=False,
     )
-    # Prompts are as long as the picture here, which no network of SDXL's size has.
-    assert counted == pytest.approx(foretold, rel=0.5)
+    assert counted == pytest.approx(foretold, rel=0.1)
 
 
 def test_twice_the_pictures_take_twice_the_memory(blocks: dict[str, UnetBlocks]) -> None:

@@ -75,3 +75,9 @@ def test_data_outside_the_allowed_places_is_refused(checks: JobChecks, source: s
 
 def test_text_that_is_none_is_refused(checks: JobChecks) -> None:
     assert refused(checks, "- a\n- b\n") == {"job"}
+
+
+def test_models_lie_where_models_may_whatever_datasets_do(checks: JobChecks) -> None:
+    hub = JOB.replace("nano/base-single", "owner/name")
+    assert checks(hub).estimate.num_trained_parameters is None
+    assert refused(checks, JOB.replace("nano/base-single", "/etc")) == {"model.source"}

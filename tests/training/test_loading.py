@@ -16,7 +16,7 @@ from diptych.storage.s3_blobs import S3Blobs
 from diptych.training.attempt_files import job_dir
 from diptych.training.ledger.jobs import NewJob
 from diptych.training.ledger.opening import open_ledger
-from diptych.training.loading import remove_files, server_places, task_of
+from diptych.training.loading import model_places, remove_files, server_places, task_of
 from diptych.training.server import BackgroundTraining
 from diptych.training.settings import Settings, TrainingSettings
 from support.buckets import BUCKET, REGION, s3_bucket, s3_server
@@ -72,6 +72,19 @@ def test_server_reads_what_its_settings_name(tmp_path: Path) -> None:
     )
     assert places.allows_path(tmp_path / "a")
     assert places.allows_bucket("bucket", "data/a")
+
+
+def test_models_come_from_the_hub_and_from_folders_that_settings_name(tmp_path: Path) -> None:
+    places = model_places(settings(tmp_path))
+    assert (places.hub, places.allows_path(tmp_path)) == (True, False)
+    assert not places.allows_bucket("bucket", "model")
+    places = model_places(
+        settings(
+            tmp_path, model_dir=tmp_path, model_hub=False, model_prefixes=("s3://bucket/models",)
+        )
+    )
+    assert (places.hub, places.allows_path(tmp_path / "a")) == (False, True)
+    assert places.allows_bucket("bucket", "models/a")
 
 
 def test_files_of_a_job_go_with_it(tmp_path: Path) -> None:
