@@ -34,6 +34,8 @@ def make_accelerator(task: WorkerTask, spec: JobSpec, *, timeout: timedelta) -> 
     device = choose_device(task.device, field="device")
     if device.type == "cpu":
         torch.use_deterministic_algorithms(mode=True, warn_only=True)
+        # Nothing here reads memory that was not written, so none of it need be filled first.
+        torch.utils.deterministic.fill_uninitialized_memory = False
     elif device.index is not None:
         torch.cuda.set_device(device)
     is_sharded = spec.run.sharding == "fsdp2"

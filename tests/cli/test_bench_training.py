@@ -1,0 +1,17 @@
+"""``diptych bench training`` prints what it measured."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from typer.testing import Result
+
+Invoke = Callable[..., Result]
+
+
+def test_training_is_measured_and_written_as_json(invoke: Invoke, tmp_path: Path) -> None:
+    path = tmp_path / "training.json"
+    asked = ("--steps", 2, "--batch", 1, "--rank", 1, "--pictures", 2, "--repeats", 1)
+    result = invoke("bench", "training", *asked, "--json", path)
+    assert "diffusers' loop" in result.stdout, result.output
+    assert len(json.loads(path.read_text())["warm_s"]) == 2
