@@ -35,7 +35,7 @@ def make_accelerator(task: WorkerTask, spec: JobSpec, *, timeout: timedelta) -> 
     if device.type == "cpu":
         torch.use_deterministic_algorithms(mode=True, warn_only=True)
         # Nothing here reads memory that was not written, so none of it need be filled first.
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     elif device.index is not None:
         torch.cuda.set_device(device)
     is_sharded = spec.run.sharding == "fsdp2"
