@@ -26,6 +26,17 @@ def test_score_of_a_folder_without_weights_names_it(invoke: Invoke, tmp_path: Pa
     assert (result.exit_code, "gone" in result.stderr) == (1, True), result.stderr
 
 
+def test_an_adapter_is_judged_by_its_style_and_by_what_it_keeps(invoke_json: InvokeJson) -> None:
+    answer = invoke_json("nano", "score-adapter", "night", "--count", 4, "--steps", 12)
+    assert answer["scores"]["night"]["background"] > 0.5
+    assert set(answer["kept"]) == {"shape", "colour", "place", "size"}
+
+
+def test_an_adapter_of_no_known_style_is_not_judged(invoke: Invoke) -> None:
+    result = invoke("nano", "score-adapter", "night", "--style", "noon")
+    assert (result.exit_code, "plain, night" in result.stderr) == (2, True), result.stderr
+
+
 def test_build_needs_a_place(invoke: Invoke) -> None:
     assert invoke("nano", "build").exit_code == 2
 

@@ -2,6 +2,7 @@
 
 import io
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -17,8 +18,9 @@ from diptych.cli.files import write_whole
 from diptych.cli.options import AsJson
 from diptych.cli.painting import Painted, follow_many
 from diptych.cli.report import Report, reporting
-from diptych.clients.calls import GenerateCall, Stage
+from diptych.clients.calls import AdapterChoice, GenerateCall, Stage
 from diptych.errors import FieldViolation, InvalidRequest
+from diptych.nano.lessons import under_stars
 from diptych.nano.pair import ADAPTERS, expert_path
 from diptych.nano.pictures import STYLES, draw_examples
 from diptych.nano.scenes import Scene, caption, held_out_scenes
@@ -31,6 +33,8 @@ app = typer.Typer(no_args_is_help=True, help="The embedded pair: train it, judge
 AT_ONCE: Final = 16
 SHEET_PICTURES: Final = 32
 ATTRIBUTES: Final = ("shape", "colour", "place", "joint", "background", "texture", "size")
+KEPT: Final = ("shape", "colour", "place", "size")
+"""What a style leaves as it was."""
 
 
 @app.command("build")
@@ -165,6 +169,50 @@ def score_pair(
         )
 
 
+@app.command("score-adapter")
+def score_adapter(
+    adapter: Annotated[str, typer.Argument(metavar="NAME", help="Of this folder's adapters.")],
+    *,
+    style: Annotated[
+        str, typer.Option("--style", metavar=f"<str: {', '.join(STYLES)}>", help="That it learnt.")
+    ] = "night",
+    count: Annotated[int, typer.Option("--count", min=1, help="Held-out prompts.")] = 64,
+    steps: Annotated[int, typer.Option("--steps", min=1)] = 30,
+    guidance: Annotated[float, typer.Option("--guidance")] = 2.0,
+    sheet: Annotated[
+        Path | None, typer.Option("--sheet", help="Write some of the pictures to this PNG.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Paint held-out prompts with the pair, without an adapter and with it, and judge both.
+
+    Background and texture say how much of the style is there; shape, colour, place and size how
+    much of what the pair could do before is kept.
+    """
+    with reporting(as_json=as_json) as report:
+        if style not in STYLES:
+            problem = f"no style {style!r:.80}, there are {', '.join(STYLES)}"
+            raise InvalidRequest([FieldViolation(field="--style", description=problem)])
+        scenes = held_out_scenes(count)
+        shown = [under_stars(scene) for scene in scenes] if style == "night" else scenes
+        base, refiner = expert_path("base"), expert_path("refiner")
+        choices = (AdapterChoice(adapter=adapter),)
+        plain = _paint(report, base, refiner, scenes, steps, guidance, 0.65)
+        styled = _paint(report, base, refiner, scenes, steps, guidance, 0.65, choices)
+        scores = {"pair": score(plain, scenes), adapter: score(styled, shown)}
+        kept = {
+            name: getattr(scores[adapter], name) / max(getattr(scores["pair"], name), 1e-9)
+            for name in KEPT
+        }
+        if sheet is not None:
+            _write_sheet(sheet, styled, scenes)
+        if not as_json:
+            report.out.print(_table(scores))
+        report.say("kept: " + ", ".join(f"{name} {share:.1%}" for name, share in kept.items()))
+        answer = {"scores": {name: asdict(found) for name, found in scores.items()}, "kept": kept}
+        report.answer(answer)
+
+
 def _paint(
     report: Report,
     base: Path,
@@ -173,6 +221,7 @@ def _paint(
     steps: int,
     guidance: float,
     boundary: float | None,
+    adapters: Sequence[AdapterChoice] = (),
 ) -> list[Image.Image]:
     """Return one picture per scene; scene i has seed i."""
     with connect(report, None, base=str(base), refiner=str(refiner or "none")) as client:
@@ -186,6 +235,7 @@ def _paint(
                     num_steps=steps,
                     seed=index,
                     output="png",
+                    adapters=adapters,
                 ),
             )
             for index, scene in enumerate(scenes)
