@@ -26,10 +26,11 @@ def server() -> Iterator[str]:
 @pytest.fixture
 def invoke() -> Callable[..., Result]:
     """Return what runs a command as typed."""
-    runner = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
+    runner = CliRunner(env={"NO_COLOR": "1", "TERM": "dumb"})
 
-    def run(*arguments: object) -> Result:
-        return runner.invoke(app, [str(argument) for argument in arguments])
+    def run(*arguments: object, columns: int = 200) -> Result:
+        words = [str(argument) for argument in arguments]
+        return runner.invoke(app, words, env={"COLUMNS": str(columns)})
 
     return run
 

@@ -113,7 +113,8 @@ def test_jobs_are_listed_shown_paused_resumed_cancelled_and_removed(
     job_id = caller.create(SLOW)
     (listed,) = invoke_json("train", "list", *caller.flags)["jobs"]
     assert listed["job_id"] == job_id
-    assert job_id in invoke("train", "list", "--prefix", "hug", *caller.flags).stdout
+    narrow = invoke("train", "list", "--prefix", "hug", *caller.flags, columns=50)
+    assert job_id in narrow.stdout
     assert invoke_json("train", "pause", job_id, *caller.flags)["job_id"] == job_id
     while invoke_json("train", "show", job_id, *caller.flags)["state"] != "paused":
         pass

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 
 import typer
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from diptych.cli.embedded import client_config
 from diptych.cli.options import AsJson, Timeout, TokenFile
@@ -25,6 +25,9 @@ app = typer.Typer(no_args_is_help=True, help="Fine-tunes as jobs that last.")
 
 LOCAL: Final = "127.0.0.1:50053"
 """Where ``diptych up`` and ``diptych serve training`` listen unless told otherwise."""
+COLUMNS: Final = ("name", "state", "priority", "created", "attempts")
+ID_WIDTH: Final = 16
+"""A job's id is shown whole, however narrow the terminal: it is what other commands take."""
 FLAGS: Final = {
     "job": "FILE",
     "job_id": "ID",
@@ -113,7 +116,7 @@ def list_jobs(
         with _client(server, token_file) as client:
             jobs = list(client.list_jobs(call, timeout_s=timeout))
         report.answer({"jobs": [as_mapping(job) for job in jobs]})
-        table = Table("id", "name", "state", "priority", "created", "attempts", box=None)
+        table = Table(Column("id", no_wrap=True, min_width=ID_WIDTH), *COLUMNS, box=None)
         for job in jobs:
             created = f"{job.created_at:%Y-%m-%d %H:%M}"
             counts = (str(job.priority), created, str(job.attempt))
