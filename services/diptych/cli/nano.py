@@ -195,7 +195,7 @@ def score_adapter(
             raise InvalidRequest([FieldViolation(field="--style", description=problem)])
         scenes = held_out_scenes(count)
         shown = [under_stars(scene) for scene in scenes] if style == "night" else scenes
-        base, refiner = expert_path("base"), expert_path("refiner")
+        base = refiner = "nano"
         choices = (AdapterChoice(adapter=adapter),)
         plain = _paint(report, base, refiner, scenes, steps, guidance, 0.65)
         styled = _paint(report, base, refiner, scenes, steps, guidance, 0.65, choices)
@@ -215,8 +215,8 @@ def score_adapter(
 
 def _paint(
     report: Report,
-    base: Path,
-    refiner: Path | None,
+    base: Path | str,
+    refiner: Path | str | None,
     scenes: list[Scene],
     steps: int,
     guidance: float,
@@ -240,7 +240,7 @@ def _paint(
             )
             for index, scene in enumerate(scenes)
         ]
-        painted = follow_many(calls, report, at_once=AT_ONCE, label=base.name)
+        painted = follow_many(calls, report, at_once=AT_ONCE, label=Path(base).name)
     return [_picture(one) for one in painted]
 
 
