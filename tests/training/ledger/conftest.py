@@ -8,7 +8,7 @@ import pytest
 from diptych.training.ledger.ledger import Ledger
 from diptych.training.ledger.opening import open_ledger
 from support.ledgers import wipe
-from support.postgres import PostgresServer, postgres_server
+from diptych.bench.postgres import PostgresServer, postgres_server
 
 
 @pytest.fixture(scope="session")

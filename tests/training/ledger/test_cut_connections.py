@@ -8,7 +8,7 @@ from diptych.training.ledger.ledger import Ledger
 from diptych.training.ledger.opening import open_ledger
 from diptych.training.states import JobState
 from support.ledgers import TENANT, asked, claimed, numbers, progress, states, steps
-from support.postgres import PostgresServer
+from diptych.bench.postgres import PostgresServer
 
 NUM_STEPS, NUM_CUTS = 60, 20
 

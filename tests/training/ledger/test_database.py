@@ -11,7 +11,7 @@ from diptych.training.ledger import database as module
 from diptych.training.ledger.database import Database, hold, now
 from diptych.training.ledger.ledger import Ledger
 from support.ledgers import TENANT, asked
-from support.postgres import PostgresServer
+from diptych.bench.postgres import PostgresServer
 
 NOWHERE = "postgresql+psycopg://postgres:secret@/none?host=/nowhere"
 
