@@ -51,7 +51,9 @@ class Places:
 
 
 @contextmanager
-def open_places(folder: Path, *, is_real: bool, is_on_postgres: bool | None = None) -> Iterator[Places]:
+def open_places(
+    folder: Path, *, is_real: bool, is_on_postgres: bool | None = None
+) -> Iterator[Places]:
     """Run all that is needed in ``folder``; everything ends with the block.
 
     Args:

@@ -62,7 +62,10 @@ def leave_marks(folder: AttemptFolder) -> None:
 
 
 def pretend(
-    folder: AttemptFolder, reporter: Reporter, is_told_to_end: threading.Event, step_s: float = STEP_S
+    folder: AttemptFolder,
+    reporter: Reporter,
+    is_told_to_end: threading.Event,
+    step_s: float = STEP_S,
 ) -> Outcome:
     """Go through a job's steps from its last checkpoint on, and return how that ended."""
     spec = json.loads(WorkerTask.from_json(folder.task.read_text(encoding="utf-8")).spec)

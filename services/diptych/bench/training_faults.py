@@ -9,7 +9,6 @@ import json
 import os
 import random
 import signal
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -235,7 +234,9 @@ class _Campaign:
                 spec=text,
                 request_id=f"{id(self)} {number}",
             )
-            self._fates.append(_Fate(job=self._insist(lambda new=new: self.ledger.create(new)), asked=wish))
+            self._fates.append(
+                _Fate(job=self._insist(lambda new=new: self.ledger.create(new)), asked=wish)
+            )
 
     def disturb(self, pool: ThreadPoolExecutor) -> None:
         """Break things from now on, in the threads of ``pool``."""
@@ -318,7 +319,9 @@ class _Campaign:
 
     def _kill_worker(self) -> bool:
         """Kill the worker of a job that has one."""
-        running = [f.job for f in self._fates if f.job.state in {JobState.PREPARING, JobState.RUNNING}]
+        running = [
+            f.job for f in self._fates if f.job.state in {JobState.PREPARING, JobState.RUNNING}
+        ]
         self.rng.shuffle(running)
         for job in running:
             path = job_dir(self.places.home, tenant=TENANT, job_id=job.id)

@@ -13,6 +13,7 @@ from diptych.cli.bench_adapters import (
     bench_adapters,
 )
 from diptych.cli.bench_cache import bench_cache
+from diptych.cli.bench_training_faults import bench_training_faults
 from diptych.cli.embedded import need_extra
 from diptych.cli.measuring import Bar, JsonPath, counted, fail_unless, show
 from diptych.cli.report import Report, reporting
@@ -25,6 +26,7 @@ app.command("adapters")(bench_adapters)
 app.command("adapter-parity")(bench_adapter_parity)
 app.command("adapter-churn")(bench_adapter_churn)
 app.command("cache")(bench_cache)
+app.command("training-faults")(bench_training_faults)
 
 
 @app.command("inference")
