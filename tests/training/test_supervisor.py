@@ -258,7 +258,8 @@ def test_owner_goes_on_looking_after_an_error_that_nobody_foresaw(
     ledger: Ledger, supervise: Supervise
 ) -> None:
     class OnceBroken:
-        problems = [ZeroDivisionError()]
+        def __init__(self) -> None:
+            self.problems = [ZeroDivisionError()]
 
         def claim(self, owner: str, *, lease_s: float) -> Claim | None:
             if self.problems:

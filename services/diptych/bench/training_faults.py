@@ -32,9 +32,12 @@ from diptych.training.states import ENDED, JobState
 
 __all__ = ["FaultsConfig", "FaultsFound", "JobSeen", "judge", "measure_faults", "overlaps"]
 
-TENANT: Final = "bench"
-NUM_KINDS: Final = 4
+TENANT: Final = "default"
+"""Whom a server that asks for no token answers."""
+NUM_KINDS: Final = 2
 """Of jobs, by their seeds."""
+FAULTS_A_JOB: Final = 1.5
+"""In the time that an undisturbed job takes."""
 NUM_PICTURES: Final = 6
 LOOK_S: Final = 0.1
 GONE_S: Final = (0.0, 0.2, 0.5, 1.0, 4.0)
@@ -56,16 +59,6 @@ class FaultsConfig:
     """None takes PostgreSQL where it is installed."""
     timeout_s: float = 3600.0
     """After which what has not ended is lost."""
-
-    @property
-    def every_s(self) -> float:
-        """Seconds between two faults, on average."""
-        return 6.0 if self.is_real else 0.8
-
-    @property
-    def wish_within_s(self) -> float:
-        """Seconds after a job's first start within which something is asked of it."""
-        return 15.0 if self.is_real else 1.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,15 +125,15 @@ def measure_faults(
         undisturbed = _Campaign(ledger, places, config, rng)
         undisturbed.submit([(text, "end") for text in texts])
         undisturbed.run(progress)
-        wanted = [job.result or {} for job in undisturbed.ended()]
-        campaign = _Campaign(ledger, places, config, rng)
+        wanted = [_result(job) for job in undisturbed.jobs()]
+        usual_s = statistics.mean(_seconds(job) for job in undisturbed.jobs())
+        campaign = _Campaign(ledger, places, config, rng, usual_s)
         wishes = list(itertools.islice(itertools.cycle(ASKED), config.num_jobs))
         rng.shuffle(wishes)
         campaign.submit(list(zip(itertools.cycle(texts), wishes, strict=False)))
         began = time.monotonic()
         with ThreadPoolExecutor(len(places.breaks), "breaks") as pool:
-            campaign.disturb(pool)
-            campaign.run(progress)
+            campaign.run(progress, pool)
         seconds = time.monotonic() - began
         seen = list(campaign.seen(itertools.cycle(wanted)))
     return judge(seen, config, ledger=places.ledger, seconds=seconds, kills=campaign.kills)
@@ -220,9 +213,10 @@ class _Campaign:
     places: Places
     config: FaultsConfig
     rng: random.Random
+    usual_s: float = 1.0
+    """What a job takes."""
     kills: Counter[str] = field(default_factory=Counter)
     _fates: list[_Fate] = field(default_factory=list)
-    _pool: ThreadPoolExecutor | None = None
     _under_way: dict[str, "Future[None]"] = field(default_factory=dict)
 
     def submit(self, asked: Sequence[tuple[str, Asked]]) -> None:
@@ -238,19 +232,16 @@ class _Campaign:
                 _Fate(job=self._insist(lambda new=new: self.ledger.create(new)), asked=wish)
             )
 
-    def disturb(self, pool: ThreadPoolExecutor) -> None:
-        """Break things from now on, in the threads of ``pool``."""
-        self._pool = pool
-
-    def run(self, progress: Callable[[], None]) -> None:
-        """Return when every job has ended, or the time is over."""
+    def run(self, progress: Callable[[], None], pool: ThreadPoolExecutor | None = None) -> None:
+        """Return when every job has ended, or the time is over; break things in ``pool``."""
         until = time.monotonic() + self.config.timeout_s
-        break_at = time.monotonic() + self.rng.expovariate(1 / self.config.every_s)
+        rate = FAULTS_A_JOB / self.usual_s
+        break_at = time.monotonic() + self.rng.expovariate(rate)
         open_fates = list(self._fates)
         while open_fates and time.monotonic() < until:
-            if self._pool is not None and time.monotonic() >= break_at:
-                self._break_something(self._pool)
-                break_at = time.monotonic() + self.rng.expovariate(1 / self.config.every_s)
+            if pool is not None and time.monotonic() >= break_at:
+                self._break_something(pool)
+                break_at = time.monotonic() + self.rng.expovariate(rate)
             for fate in tuple(open_fates):
                 self._attend(fate)
                 if fate.job.state in ENDED:
@@ -260,7 +251,7 @@ class _Campaign:
         for one in self._under_way.values():
             one.result()
 
-    def ended(self) -> list[Job]:
+    def jobs(self) -> list[Job]:
         """Return the jobs, in the order of their submission."""
         return [fate.job for fate in self._fates]
 
@@ -284,7 +275,7 @@ class _Campaign:
         job = fate.job = self._look(fate)
         is_first_start = before is JobState.QUEUED and job.state is not before
         if fate.asked != "end" and is_first_start and fate.wish_at == NEVER:
-            fate.wish_at = now + self.rng.uniform(0, self.config.wish_within_s)
+            fate.wish_at = now + self.rng.uniform(0, self.usual_s)
         if now >= fate.wish_at and job.state not in ENDED:
             fate.wish_at = NEVER
             wish: Literal["pause", "cancel"] = "pause" if fate.asked == "pause" else "cancel"
@@ -339,6 +330,19 @@ class _Campaign:
                 return work()
             except LedgerUnavailable:
                 time.sleep(LOOK_S)
+
+
+def _result(job: Job) -> Mapping[str, object]:
+    """Return what an undisturbed job made."""
+    assert job.result is not None, f"a job that nothing disturbed ended so: {job}"
+    return job.result
+
+
+def _seconds(job: Job) -> float:
+    """Return how long an ended job took."""
+    assert job.started_at is not None
+    assert job.ended_at is not None
+    return (job.ended_at - job.started_at).total_seconds()
 
 
 def _living_worker(path: Path) -> int | None:
