@@ -11,12 +11,13 @@ from typing_extensions import override
 
 from diptych.datasets.sampling import Position
 from diptych.digest import Digest
-from diptych.errors import ResumeMismatch, StoreFull
+from diptych.errors import ResumeMismatch, SourceUnavailable, StoreFull
 from diptych.storage.blobs import BlobStore
 from diptych.storage.local import LocalBlobs
 from diptych.storage.s3_blobs import S3Blobs
 from diptych.training.checkpoints import Checkpoint, Checkpoints
 from support.buckets import Bucket, s3_bucket, s3_server
+from support.faulty_proxy import Fault, faulty_proxy
 from support.full_disk import files_no_larger_than
 
 SPEC = Digest.of_bytes(b"spec")
@@ -165,3 +166,29 @@ def test_an_interrupted_write_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         kept(Interrupted(tmp_path)).write(a_checkpoint(10))
     assert names(LocalBlobs(tmp_path)) == {"0-base/0000000005"}
+
+
+@pytest.fixture(scope="module")
+def s3_url() -> Iterator[str]:
+    with s3_server() as url:
+        yield url
+
+
+@pytest.mark.parametrize("kind", ["reset", "lost"])
+@pytest.mark.parametrize("file", ["weights.safetensors", "manifest.json"])
+def test_a_bucket_that_goes_away_while_one_is_written_keeps_the_one_before(
+    kind: str, file: str, s3_url: str
+) -> None:
+    s3_bucket(s3_url)
+    prefix = f"test-{uuid.uuid4().hex}"
+    with faulty_proxy(s3_url) as proxy:
+        blobs = S3Blobs(s3_bucket(proxy.url).store, prefix=prefix)
+        kept(blobs).write(a_checkpoint(5))
+        proxy.cause(Fault(method="PUT", path=file, kind=kind, num_times=9))
+        proxy.cause(Fault(method="DELETE", kind=kind, num_times=99))
+        with pytest.raises(SourceUnavailable):
+            kept(blobs).write(a_checkpoint(10))
+        proxy.forget()
+        assert latest_step(kept(blobs)) == 5
+        kept(blobs).write(a_checkpoint(10))
+        assert latest_step(kept(blobs)) == 10

@@ -1,9 +1,13 @@
 """Embeddings as tensors, remembered within a bound."""
 
+from collections.abc import Iterator, Sequence
+
 import pytest
+from typing_extensions import override
 
 from diptych.clients.obtaining import PromptWanted
-from diptych.errors import EmbeddingMissing
+from diptych.digest import Digest
+from diptych.errors import EmbeddingMissing, ServerUnreachable
 from diptych.training.embedding_reading import EmbeddingReader
 from support.memory_embeddings import ENCODERS, MemoryCache
 
@@ -60,3 +64,29 @@ def test_read_only_makes_nothing() -> None:
     with pytest.raises(EmbeddingMissing):
         a_reader(cache).tensors(wanted("a"), mode="read_only")
     assert cache.num_encoded == 0
+
+
+class Gone(MemoryCache):
+    """Does not answer the first few times."""
+
+    num_refusals = 1
+
+    @override
+    def read(self, keys: Sequence[Digest]) -> Iterator[tuple[Digest, bytes]]:
+        if self.num_refusals:
+            self.num_refusals -= 1
+            raise ServerUnreachable(address="cache", detail="gone")
+        return super().read(keys)
+
+
+def test_a_cache_that_comes_back_is_asked_again() -> None:
+    cache = Gone()
+    assert len(a_reader(cache).tensors(wanted("a"), mode="read_through")) == 1
+    assert cache.num_refusals == 0
+
+
+def test_patience_with_a_cache_that_is_gone_ends() -> None:
+    cache = Gone()
+    reader = EmbeddingReader(cache, stage=None, memory_bytes=1, patience_s=0.0)
+    with pytest.raises(ServerUnreachable):
+        reader.tensors(wanted("a"), mode="read_through")

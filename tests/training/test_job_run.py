@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -305,3 +306,22 @@ def test_owner_that_fails_leaves_no_worker(ledger: Ledger, given: Means, starts:
     owned._running = starts.worker
     owned.run()
     assert starts.worker.signals == ["kill"]
+
+
+def test_job_on_which_its_owner_fails_does_so_only_as_often_as_it_may(
+    ledger: Ledger, given: Means, tmp_path: Path
+) -> None:
+    job = new_job(ledger)
+    first = claimed(ledger)
+    left(tmp_path, job, None, [Told(kind=EventKind.WARNING, data={"message": "\udcff"})])
+    claim = handed_on(ledger, first)
+    for _ in range(given.retries.max_attempts - 1):
+        run(claim, given)
+        assert state(ledger, job) is JobState.QUEUED
+        while (found := ledger.claim("here", lease_s=1000.0)) is None:
+            threading.Event().wait(0.02)
+        claim = found
+    run(claim, given)
+    failed = ledger.get(job.id, tenant=TENANT)
+    assert failed.fault is not None
+    assert (failed.state, failed.fault.reason) == (JobState.FAILED, "OWNER_FAILED")

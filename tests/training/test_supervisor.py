@@ -254,6 +254,26 @@ def test_worker_dies_before_another_owner_may_start_when_the_ledger_is_cut_off(
     assert not Marks(folder(tmp_path, job) / "marks").overlap()
 
 
+def test_owner_goes_on_looking_after_an_error_that_nobody_foresaw(
+    ledger: Ledger, supervise: Supervise
+) -> None:
+    class OnceBroken:
+        def __init__(self) -> None:
+            self.problems = [ZeroDivisionError()]
+
+        def claim(self, owner: str, *, lease_s: float) -> Claim | None:
+            if self.problems:
+                raise self.problems.pop()
+            return ledger.claim(owner, lease_s=lease_s)
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(ledger, name)
+
+    job = new_job(ledger, steps=1)
+    supervise(claims=OnceBroken())
+    assert until(ledger, job, ENDED).state is JobState.SUCCEEDED
+
+
 def test_worker_is_killed_when_its_lease_was_lost(
     ledger: Ledger, supervise: Supervise, tmp_path: Path
 ) -> None:

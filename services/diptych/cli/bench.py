@@ -14,6 +14,7 @@ from diptych.cli.bench_adapters import (
 )
 from diptych.cli.bench_cache import bench_cache
 from diptych.cli.bench_training import bench_training
+from diptych.cli.bench_training_faults import bench_training_faults
 from diptych.cli.embedded import need_extra
 from diptych.cli.measuring import Bar, JsonPath, counted, fail_unless, show
 from diptych.cli.report import Report, reporting
@@ -27,6 +28,7 @@ app.command("adapter-parity")(bench_adapter_parity)
 app.command("adapter-churn")(bench_adapter_churn)
 app.command("cache")(bench_cache)
 app.command("training")(bench_training)
+app.command("training-faults")(bench_training_faults)
 
 
 @app.command("inference")

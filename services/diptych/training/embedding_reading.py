@@ -1,6 +1,8 @@
 """Embeddings of batches as tensors: from memory, else from the cache, else made by it."""
 
+import logging
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -11,10 +13,16 @@ from torch import Tensor
 from diptych.clients.obtaining import Cache, ObtainMode, Wanted, obtain
 from diptych.digest import Digest
 from diptych.embeddings.entry import check_finite, read_entry
-from diptych.errors import EmbeddingMissing
+from diptych.errors import EmbeddingMissing, Unavailable
 from diptych.models.embedding_values import from_entry
 
 __all__ = ["EmbeddingReader", "EmbeddingSource", "Tensors"]
+
+_log = logging.getLogger(__name__)
+
+PATIENCE_S: Final = 60.0
+"""How long a cache may not answer, as while it is started anew: longer than that takes."""
+_PAUSE_S: Final = 0.5
 
 Tensors = Mapping[str, Tensor]
 """``hidden`` [T, D] and ``pooled`` [P] of a text, ``mean`` and ``std`` [4, h, w] of an image; in
@@ -34,9 +42,23 @@ class EmbeddingReader:
     What it returns does not depend on what it remembers: an embedding never changes.
     """
 
-    def __init__(self, cache: Cache, *, stage: str | None, memory_bytes: int) -> None:
-        """Read from ``cache`` with the encoders of ``stage``; remember ``memory_bytes`` of it."""
-        self._cache, self._stage = cache, stage
+    def __init__(
+        self,
+        cache: Cache,
+        *,
+        stage: str | None,
+        memory_bytes: int,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        """Read from ``cache``, which may be gone for a while.
+
+        Args:
+            cache: What is asked.
+            stage: Whose encoders.
+            memory_bytes: Of what was read that are remembered.
+            patience_s: For how long a cache that does not answer is asked again.
+        """
+        self._cache, self._stage, self._patience_s = cache, stage, patience_s
         self._limit_bytes: Final = memory_bytes
         self._size_bytes = 0
         self._known: OrderedDict[Digest, Tensors] = OrderedDict()
@@ -52,13 +74,25 @@ class EmbeddingReader:
         missing = [one for one in wanted if one.key not in found]
         if not missing:
             return found
-        for key, data in self._obtained(missing, mode).items():
+        for key, data in self._patiently(missing, mode).items():
             entry = read_entry(data)
             check_finite(entry)
             found[key] = from_entry(entry)
             if mode != "bypass":
                 self._remember(key, found[key])
         return found
+
+    def _patiently(self, wanted: Sequence[Wanted], mode: ObtainMode) -> Mapping[Digest, bytes]:
+        """Return what ``_obtained`` does, asked again while the cache does not answer."""
+        until = time.monotonic() + self._patience_s
+        while True:
+            try:
+                return self._obtained(wanted, mode)
+            except Unavailable as error:
+                if time.monotonic() >= until:
+                    raise
+                _log.warning("the cache is asked again", extra={"why": str(error)})
+                time.sleep(_PAUSE_S)
 
     def _obtained(self, wanted: Sequence[Wanted], mode: ObtainMode) -> Mapping[Digest, bytes]:
         """Return what the cache has; where that is not all, what ``obtain`` makes of it."""

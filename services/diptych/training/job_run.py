@@ -111,9 +111,10 @@ class JobRun:
             self._run()
         except (LeaseLost, LedgerUnavailable, _LetGo) as lost:
             self._let_go(str(lost))
-        except Exception:  # noqa: BLE001  logged, fails one attempt: the lease lapses
+        except Exception as problem:  # noqa: BLE001 - logged, and one fault of the job's
             _log.exception("owner failed", extra={"job": self.job_id})
             self._let_go("its owner failed")
+            self._give_back(problem)
 
     def _run(self) -> None:
         ended = self._finish_earlier()
@@ -340,6 +341,27 @@ class JobRun:
     def _is_drain_over(self) -> bool:
         limit_s = self._means.patience.grace_s
         return is_overdue(since=self._drained_at, now=self._means.clock(), limit_s=limit_s)
+
+    def _give_back(self, problem: Exception) -> None:
+        """Count what the owner failed on as a fault, so that no job fails its owners for ever."""
+        fault = Fault(reason="OWNER_FAILED", message=type(problem).__name__, is_users=False)
+        decided = verdict(
+            Ended(cause=fault),
+            wish=self._job.wish,
+            num_faults=self._job.num_faults,
+            retries=self._means.retries,
+            jitter=self._means.chance.random(),
+        )
+        try:
+            self._means.claims.move(
+                self._claim,
+                decided.state,
+                why=decided.why,
+                fault=decided.fault,
+                not_before_s=decided.not_before_s,
+            )
+        except Exception:  # noqa: BLE001 - then the lease lapses
+            _log.exception("job not given back", extra={"job": self.job_id})
 
     def _let_go(self, why: str) -> None:
         """End the worker and leave the job to whoever claims it next."""

@@ -95,6 +95,9 @@ class Supervisor:
         except DiptychError as error:
             _log.warning("no job claimed", extra={"why": str(error)})
             return False
+        except Exception:  # noqa: BLE001 - an owner that looks no more would be idle for good
+            _log.exception("no job claimed")
+            return False
         if claim is None:
             return False
         self._begin(claim, asked_at)

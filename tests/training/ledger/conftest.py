@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from diptych.bench.postgres import PostgresServer, postgres_server
 from diptych.training.ledger.ledger import Ledger
 from diptych.training.ledger.opening import open_ledger
 from support.ledgers import wipe
-from support.postgres import PostgresServer, postgres_server
 
 
 @pytest.fixture(scope="session")

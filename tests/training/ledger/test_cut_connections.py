@@ -2,13 +2,13 @@
 
 import threading
 
+from diptych.bench.postgres import PostgresServer
 from diptych.errors import LedgerUnavailable
 from diptych.training.ledger.jobs import Claim
 from diptych.training.ledger.ledger import Ledger
 from diptych.training.ledger.opening import open_ledger
 from diptych.training.states import JobState
 from support.ledgers import TENANT, asked, claimed, numbers, progress, states, steps
-from support.postgres import PostgresServer
 
 NUM_STEPS, NUM_CUTS = 60, 20
 

