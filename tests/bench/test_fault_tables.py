@@ -1,5 +1,7 @@
 """A table of what became of disturbed jobs."""
 
+import io
+
 from rich.console import Console
 
 from diptych.bench.fault_tables import faults_as_json, faults_table
@@ -7,7 +9,7 @@ from support.found_faults import found
 
 
 def test_every_harm_has_its_row() -> None:
-    console = Console(width=200, record=True, quiet=True)
+    console = Console(width=200, record=True, file=io.StringIO())
     console.print(faults_table(found(unlike=4)))
     text = console.export_text()
     assert "worker 2" in text

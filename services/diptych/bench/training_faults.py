@@ -9,6 +9,7 @@ import json
 import os
 import random
 import signal
+import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -220,17 +221,10 @@ class _Campaign:
     _under_way: dict[str, "Future[None]"] = field(default_factory=dict)
 
     def submit(self, asked: Sequence[tuple[str, Asked]]) -> None:
-        """Queue jobs."""
-        for number, (text, wish) in enumerate(asked):
-            new = NewJob(
-                tenant=TENANT,
-                name=json.loads(text)["name"],
-                spec=text,
-                request_id=f"{id(self)} {number}",
-            )
-            self._fates.append(
-                _Fate(job=self._insist(lambda new=new: self.ledger.create(new)), asked=wish)
-            )
+        """Queue jobs; nothing is broken yet."""
+        for text, wish in asked:
+            new = NewJob(tenant=TENANT, name=json.loads(text)["name"], spec=text, request_id="")
+            self._fates.append(_Fate(job=self.ledger.create(new), asked=wish))
 
     def run(self, progress: Callable[[], None], pool: ThreadPoolExecutor | None = None) -> None:
         """Return when every job has ended, or the time is over; break things in ``pool``."""
