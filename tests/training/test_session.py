@@ -132,13 +132,6 @@ def test_a_dataset_outside_the_owners_folder_is_refused(tmp_path: Path) -> None:
         parse_job(task.spec.encode(), folder=tmp_path, places=allowed_places(task))
 
 
-def test_two_experts_at_once_are_refused(tmp_path: Path) -> None:
-    run = {"side_by_side": True, "num_devices": 2}
-    task = a_task(tmp_path, "127.0.0.1:1", stage="both", boundary=0.65, run=run)
-    with pytest.raises(InvalidRequest, match=r"run\.side_by_side"):
-        a_session(task, an_attempt(task))
-
-
 def test_a_cache_that_reads_no_datasets_is_warned_of_and_asked_while_training(
     tmp_path: Path,
 ) -> None:

@@ -1,4 +1,7 @@
-"""The optimizers by name, each from the library that keeps it well."""
+"""The optimizers by name, each from the library that keeps it well.
+
+A library is imported when an optimizer of its is made: transformers' alone takes seconds.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -6,12 +9,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
-from optimi import Lion, StableAdamW
-from prodigyopt import Prodigy
 from schedulefree import AdamWScheduleFree
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
-from transformers.optimization import Adafactor
 
 from diptych.errors import ExtraMissing, InvalidRequest
 from diptych.training.optimizer_rules import learning_rate_of, optimizer_violations
@@ -128,17 +128,23 @@ def _adafactor(groups: list[Group], spec: OptimizerSpec, _: LrScheduleSpec) -> O
     torch's multiplies it by each tensor's own size, so that LoRA's B, which begins at zero, would
     move a thousand times more slowly than A.
     """
+    from transformers.optimization import Adafactor  # noqa: PLC0415 - brings all of a trainer
+
     options = _given(spec) | {"scale_parameter": False, "relative_step": False}
     return Adafactor(groups, **options)  # type: ignore[no-untyped-call]
 
 
 def _lion(groups: list[Group], spec: OptimizerSpec, _: LrScheduleSpec) -> Optimizer:
+    from optimi import Lion  # noqa: PLC0415 - brings Triton's kernels
+
     options = _given(spec) | {"kahan_sum": False, "triton": _has_triton(groups)}
     made: Optimizer = Lion(groups, **options)
     return made
 
 
 def _stable_adamw(groups: list[Group], spec: OptimizerSpec, _: LrScheduleSpec) -> Optimizer:
+    from optimi import StableAdamW  # noqa: PLC0415 - brings Triton's kernels
+
     made: Optimizer = StableAdamW(
         groups, **_given(spec), kahan_sum=False, triton=_has_triton(groups)
     )
@@ -155,6 +161,8 @@ def _devices(groups: list[Group]) -> set[str]:
 
 
 def _prodigy(groups: list[Group], spec: OptimizerSpec, _: LrScheduleSpec) -> Optimizer:
+    from prodigyopt import Prodigy  # noqa: PLC0415 - of this optimizer alone
+
     own = ProdigySpec() if spec.prodigy is None else spec.prodigy
     made: Optimizer = Prodigy(
         groups,
