@@ -5,38 +5,23 @@ A library is imported when an optimizer of its is made: transformers' alone take
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
 from schedulefree import AdamWScheduleFree
-from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
 from diptych.errors import ExtraMissing, InvalidRequest
 from diptych.training.optimizer_rules import learning_rate_of, optimizer_violations
 from diptych.training.spec import LrScheduleSpec, OptimizerName, OptimizerSpec, ProdigySpec
+from diptych.training.trainables.trainable import ParameterGroup
 
-__all__ = ["ParameterGroup", "averaged_weights", "make_optimizer"]
+__all__ = ["averaged_weights", "make_optimizer"]
 
 _FUSED_DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})
 """Where torch has one kernel for AdamW's whole step."""
 
 Group = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ParameterGroup:
-    """Parameters that are trained alike."""
-
-    name: str
-    """Under which progress tells their learning rate."""
-    parameters: Sequence[Tensor]
-    """Float32 leaves; at least one."""
-    learning_rate: float | None = None
-    """None is the optimizer's."""
-    weight_decay: float | None = None
-    """None is the optimizer's."""
 
 
 def make_optimizer(

@@ -231,11 +231,8 @@ def _text(spec: JobSpec) -> Found:
 def _devices(spec: JobSpec) -> Found:
     run = spec.run
     if run.side_by_side:
-        yield (
-            "run.side_by_side",
-            "one job trains its experts one after the other; two jobs, of stage base and of stage "
-            "refiner, train them at once",
-        )
+        problem = "a job trains its experts one after the other"
+        yield "run.side_by_side", f"{problem}; two jobs, of stage base and refiner, do it at once"
     if run.sharding == "fsdp2" and run.num_devices * run.num_nodes < 2:
         yield "run.sharding", "fsdp2 shards over devices, and an expert has one"
 

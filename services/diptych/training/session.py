@@ -33,6 +33,7 @@ from diptych.training.spec import JobSpec
 from diptych.training.task import AttemptFolder, Outcome, Wish, WorkerTask
 from diptych.training.timestep_counts import TimestepCounts
 from diptych.training.trainables.loading import load_trainable
+from diptych.training.trainables.trained_expert import TrainedExpert
 
 __all__ = ["Session", "SessionReporter", "allowed_places"]
 
@@ -204,7 +205,7 @@ class Session:
         }
         self._reporter.tell(EventKind.PREPARED, told)
 
-    def _load(self, plan: ExpertPlan) -> Callable[..., object]:
+    def _load(self, plan: ExpertPlan) -> Callable[..., TrainedExpert]:
         return partial(
             load_trainable,
             self._spec,
