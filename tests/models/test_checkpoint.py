@@ -241,3 +241,13 @@ def test_an_expert_that_was_trained_here_is_what_its_name_means(
     assert open_checkpoint("experts/huggy", here).folder == folder
     with pytest.raises(ModelNotFound, match="experts/moon"):
         locate("experts/moon", here)
+
+
+def test_another_tenants_expert_is_not_found(config: SourceConfig, tmp_path: Path) -> None:
+    experts, digest = tmp_path / "experts", Digest.of_bytes(b"weights")
+    folder = expert_folder(experts, "huggy", digest, tenant="lab")
+    folder.mkdir(parents=True)
+    point_at(experts, "huggy", digest, tenant="lab")
+    assert locate("experts/huggy", replace(config, experts_dir=experts, tenant="lab")) == folder
+    with pytest.raises(ModelNotFound, match="experts/huggy"):
+        locate("experts/huggy", replace(config, experts_dir=experts))

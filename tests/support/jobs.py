@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 
@@ -37,7 +38,7 @@ def nano_cache(home: Path, *, dataset_dir: Path | None = Path("/")) -> Iterator[
 
 
 def a_task(
-    home: Path, cache_address: str, *, attempt: int = 1, job_id: str = "job", **spec: object
+    home: Path, cache_address: str, *, attempt: int = 1, job_id: str = "job", **spec: Any
 ) -> WorkerTask:
     """Return the task of a nano LoRA of six pictures in eight steps, but for what is given."""
     write_pictures(home / "data" / "in", **{f"p{n}": f"a red ball {n}" for n in range(6)})

@@ -1,6 +1,6 @@
 """A cache in memory that encodes what it is asked into numbers that follow from the key."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
@@ -69,7 +69,7 @@ class MemoryCache:
             raise EmbeddingMissing(str(missing[0]), len(missing))
 
     def _made(
-        self, key: Digest, kind: str, shapes: dict[str, tuple[int, ...]], mode: str | None
+        self, key: Digest, kind: str, shapes: Mapping[str, tuple[int, ...]], mode: str | None
     ) -> EncodedEmbedding:
         generator = torch.Generator().manual_seed(int(key.hex[:12], 16))
         tensors = {name: torch.rand(shape, generator=generator) for name, shape in shapes.items()}

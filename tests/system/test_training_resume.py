@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from support.jobs import a_task, an_attempt, events_of, nano_cache
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
-OPTIONS: dict[str, object] = {
+OPTIONS: dict[str, Any] = {
     "stage": "both",
     "boundary": 0.65,
     "model": {"source": "nano/base-single"},

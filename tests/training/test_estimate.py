@@ -144,14 +144,10 @@ def test_epochs_are_steps_once_images_are_known(facts: JobFacts) -> None:
     assert (found.num_images, found.seconds) == (32, 8.0)
 
 
-def test_time_counts_both_experts_unless_they_train_side_by_side(facts: JobFacts) -> None:
+def test_time_counts_both_experts(facts: JobFacts) -> None:
     both: JobFacts = {"base": facts["single"], "refiner": facts["single"]}
-    lines = ("stage: both", "boundary: 0.5")
-    after = estimate(job(*lines), both, images_per_s=2.0)
-    beside = estimate(
-        job(*lines, run="num_steps: 4, num_devices: 2, side_by_side: true"), both, images_per_s=2.0
-    )
-    assert (after.seconds, beside.seconds) == (4.0, 2.0)
+    found = estimate(job("stage: both", "boundary: 0.5"), both, images_per_s=2.0)
+    assert found.seconds == 4.0
 
 
 def test_memory_is_unknown_while_a_model_is(facts: JobFacts) -> None:

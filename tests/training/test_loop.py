@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from torch.distributed import TCPStore
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
+from typing_extensions import override
 
 from diptych.errors import NonFiniteLoss, StoreFull, TimestepOutOfRange
 from diptych.training.events import EventKind
@@ -82,9 +83,11 @@ def test_training_changes_the_weights_and_brings_the_loss_down(data: Path, tmp_p
 class Told(Objective):
     """An objective that draws the same for every sample, so that batches can be joined."""
 
+    @override
     def draw_timesteps(self, num: int, generator: torch.Generator) -> Tensor:
         return torch.full((num,), 600)
 
+    @override
     def draw_noise(self, like: Tensor, generator: torch.Generator) -> Tensor:
         return torch.ones_like(like)
 

@@ -17,8 +17,9 @@ from diptych.training.lr_schedules import (
     make_lr_schedule,
 )
 from diptych.training.optimizer_state import load_optimizer_state, optimizer_state
-from diptych.training.optimizers import ParameterGroup, make_optimizer
+from diptych.training.optimizers import make_optimizer
 from diptych.training.spec import LrScheduleSpec, OptimizerName, OptimizerSpec
+from diptych.training.trainables.trainable import ParameterGroup
 
 SPECS = [
     LrScheduleSpec(name="constant"),

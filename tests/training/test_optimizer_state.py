@@ -12,8 +12,9 @@ from torch.optim import Optimizer
 
 from diptych.errors import CheckpointInvalid
 from diptych.training.optimizer_state import load_optimizer_state, optimizer_state
-from diptych.training.optimizers import ParameterGroup, make_optimizer
+from diptych.training.optimizers import make_optimizer
 from diptych.training.spec import LrScheduleSpec, OptimizerName, OptimizerSpec
+from diptych.training.trainables.trainable import ParameterGroup
 
 NAMES: tuple[OptimizerName, ...] = (
     "adamw",

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from diptych.errors import InvalidRequest
-from diptych.training.optimizers import ParameterGroup, averaged_weights, make_optimizer
+from diptych.training.optimizers import averaged_weights, make_optimizer
 from diptych.training.spec import LrScheduleSpec, OptimizerName, OptimizerSpec, ProdigySpec
+from diptych.training.trainables.trainable import ParameterGroup
 
 NAMES: tuple[OptimizerName, ...] = (
     "adamw",

@@ -75,16 +75,10 @@ def test_sections_that_contradict_are_refused(lines: Sequence[str], fields: list
 @pytest.mark.parametrize(
     ("run", "lines", "fields"),
     [
-        ("num_steps: 4, side_by_side: true, num_devices: 2", (), ["run.side_by_side"]),
         (
-            "num_steps: 4, side_by_side: true, num_devices: 3",
+            "num_steps: 4, side_by_side: true, num_devices: 2",
             ("stage: both", "boundary: 0.5"),
-            ["run.num_devices"],
-        ),
-        (
-            "num_steps: 4, side_by_side: true, num_devices: 2, num_nodes: 2",
-            ("stage: both", "boundary: 0.5"),
-            ["run.num_nodes"],
+            ["run.side_by_side"],
         ),
         ("num_steps: 4, sharding: fsdp2", (), ["run.sharding"]),
     ],

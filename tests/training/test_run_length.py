@@ -15,7 +15,7 @@ from support.planned import plan_of
 
 
 def plans(**sampling: int) -> Mapping[str, Plan]:
-    return {"one": plan_of([(64, 64)] * 10, batch_size=2, sampling=SamplingSpec(**sampling))}  # type: ignore[arg-type]
+    return {"one": plan_of([(64, 64)] * 10, batch_size=2, sampling=SamplingSpec(**sampling))}
 
 
 def epochs(num_epochs: int, **run: int) -> JobSpec:

@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
 
 from diptych.adapters.naming import Stage
 from diptych.digest import Digest
-from diptych.errors import EncodersMismatch, InvalidRequest, JobInvalid, ResumeMismatch
+from diptych.errors import EncodersMismatch, JobInvalid, ModelNotFound, ResumeMismatch
 from diptych.models.trained_experts import find_expert
 from diptych.storage.local import LocalBlobs
 from diptych.training.checkpoints import Checkpoints
@@ -67,7 +68,7 @@ def stopped_after(task: WorkerTask, step: int) -> WorkerTask:
 
 
 def test_both_experts_are_one_job_that_goes_on_in_its_second(cache: str, tmp_path: Path) -> None:
-    options: dict[str, object] = {
+    options: dict[str, Any] = {
         "stage": "both",
         "boundary": 0.65,
         "model": {"source": "nano/base-single"},
@@ -93,6 +94,17 @@ def test_a_full_fine_tune_ends_in_an_expert(cache: str, tmp_path: Path) -> None:
     assert load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
 
 
+def test_a_job_begins_at_an_expert_that_its_tenant_trained(cache: str, tmp_path: Path) -> None:
+    two: dict[str, Any] = {"run": {"num_steps": 2}}
+    full = replace(a_task(tmp_path, cache, method="full", **two), tenant="lab")
+    run_session(full)
+    task = a_task(tmp_path, cache, job_id="next", model={"source": "experts/ball"}, **two)
+    with pytest.raises(ModelNotFound, match="experts/ball"):
+        run_session(task)
+    again = replace(task, tenant="lab", attempt=2)
+    assert run_session(again).ending == "succeeded"
+
+
 def test_a_cache_with_other_encoders_is_refused(tmp_path: Path, cache: str) -> None:
     task = a_task(tmp_path, cache)
     session = a_session(task, an_attempt(task))
@@ -101,7 +113,7 @@ def test_a_cache_with_other_encoders_is_refused(tmp_path: Path, cache: str) -> N
         stage: replace(one, image=replace(one.image, fingerprint="another"))
         for stage, one in other.encoders().items()
     }
-    other.encoders = lambda: found  # type: ignore[method-assign,assignment]
+    other.encoders = lambda: found  # type: ignore[method-assign,assignment,misc]
     with pytest.raises(EncodersMismatch, match=cache):
         session._run(other)
 
@@ -130,13 +142,6 @@ def test_a_dataset_outside_the_owners_folder_is_refused(tmp_path: Path) -> None:
     task = replace(a_task(tmp_path, "here:1"), dataset_dir=str(tmp_path / "elsewhere"))
     with pytest.raises(JobInvalid):
         parse_job(task.spec.encode(), folder=tmp_path, places=allowed_places(task))
-
-
-def test_two_experts_at_once_are_refused(tmp_path: Path) -> None:
-    run = {"side_by_side": True, "num_devices": 2}
-    task = a_task(tmp_path, "127.0.0.1:1", stage="both", boundary=0.65, run=run)
-    with pytest.raises(InvalidRequest, match=r"run\.side_by_side"):
-        a_session(task, an_attempt(task))
 
 
 def test_a_cache_that_reads_no_datasets_is_warned_of_and_asked_while_training(

@@ -22,7 +22,7 @@ from diptych.errors import CheckpointInvalid, ModelNotFound, PickleRefused, Sour
 from diptych.models.folder import open_folder
 from diptych.models.parts import Checkpoint
 from diptych.models.single_file import CLIP_REPOSITORY, CLIP_REVISION, open_single_file
-from diptych.models.trained_experts import PREFIX, find_expert
+from diptych.models.trained_experts import DEFAULT_TENANT, PREFIX, find_expert
 from diptych.storage.mirror import mirror
 from diptych.storage.s3 import S3Config, S3Store
 from diptych.storage.tensor_header import PICKLE_SUFFIXES
@@ -60,6 +60,8 @@ class SourceConfig:
     s3: S3Config = field(default_factory=S3Config)
     experts_dir: Path | None = None
     """Where experts that were trained here lie, which ``experts/NAME`` names; None knows none."""
+    tenant: str = DEFAULT_TENANT
+    """Whose they are."""
 
 
 def open_checkpoint(source: str, config: SourceConfig) -> Checkpoint:
@@ -92,7 +94,8 @@ def locate(source: str, config: SourceConfig) -> Path:
     if match := _S3_URL.fullmatch(source):
         return _from_s3(source, match["bucket"], match["prefix"], config)
     if config.experts_dir is not None and source.startswith(PREFIX):
-        return find_expert(config.experts_dir, source.removeprefix(PREFIX))
+        name = source.removeprefix(PREFIX)
+        return find_expert(config.experts_dir, name, tenant=config.tenant)
     path = Path(source).expanduser()
     if path.is_dir():
         return path

@@ -15,6 +15,7 @@ from diptych.models.checkpoint import SourceConfig, open_checkpoint
 from diptych.models.family import Family, detect_family
 from diptych.models.parts import Checkpoint, fingerprint_part
 from diptych.models.text_encoders import TextEncoder, TextEncoders, load_text_encoder
+from diptych.models.trained_experts import DEFAULT_TENANT
 from diptych.models.unet import Unet, load_unet
 from diptych.models.vocabulary import load_vocabulary
 from diptych.storage.s3 import S3Config
@@ -52,6 +53,8 @@ class LoadOptions:
     s3: S3Config = field(default_factory=S3Config)
     experts_dir: Path | None = None
     """Where experts that were trained here lie; None knows none."""
+    tenant: str = DEFAULT_TENANT
+    """Whose they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -247,6 +250,7 @@ def _source_config(options: LoadOptions, cache_dir: Path, revision: str | None) 
         hub_endpoint=options.hub_endpoint,
         s3=options.s3,
         experts_dir=options.experts_dir,
+        tenant=options.tenant,
     )
 
 

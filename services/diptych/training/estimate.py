@@ -109,7 +109,7 @@ def estimate(
     num_images = None if num_steps is None else num_steps * _images_per_step(spec, plans)
     seconds = None
     if num_images is not None and images_per_s:
-        seconds = num_images * (1 if spec.run.side_by_side else num_experts) / images_per_s
+        seconds = num_images * num_experts / images_per_s
     return Estimate(
         experts=experts,
         peak_memory_bytes=max(one.peak_bytes for one in experts) if is_whole else None,
@@ -270,8 +270,7 @@ def _trained(manifest: Manifest) -> list[DatasetSpec]:
 
 def _num_ranks(spec: JobSpec) -> int:
     """Return the devices that train one expert."""
-    run = spec.run
-    return run.num_nodes * (run.num_devices // 2 if run.side_by_side else run.num_devices)
+    return spec.run.num_nodes * spec.run.num_devices
 
 
 def _images_per_step(spec: JobSpec, plans: Mapping[str, Plan] | None) -> int:

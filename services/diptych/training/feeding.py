@@ -192,7 +192,7 @@ class Feeder:
         """Return the embedding of each text; of None what inference gives its negative row."""
         config, mode = self._config, self._plans[batch.dataset].spec.cache.prompts
         encoders = config.encoders
-        given = {text: text for text in texts if text is not None}
+        given: dict[str | None, str] = {text: text for text in texts if text is not None}
         if None in texts and not config.zeros_when_dropped:
             given[None] = ""
         keys = {text: encoders.prompt_record(spelt).key() for text, spelt in given.items()}

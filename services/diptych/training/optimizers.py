@@ -1,42 +1,27 @@
-"""The optimizers by name, each from the library that keeps it well."""
+"""The optimizers by name, each from the library that keeps it well.
+
+A library is imported when an optimizer of its is made: transformers' alone takes seconds.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
-from optimi import Lion, StableAdamW
-from prodigyopt import Prodigy
 from schedulefree import AdamWScheduleFree
-from torch import Tensor
 from torch.optim import AdamW, Optimizer
-from transformers.optimization import Adafactor
 
 from diptych.errors import ExtraMissing, InvalidRequest
 from diptych.training.optimizer_rules import learning_rate_of, optimizer_violations
 from diptych.training.spec import LrScheduleSpec, OptimizerName, OptimizerSpec, ProdigySpec
+from diptych.training.trainables.trainable import ParameterGroup
 
-__all__ = ["ParameterGroup", "averaged_weights", "make_optimizer"]
+__all__ = ["averaged_weights", "make_optimizer"]
 
 _FUSED_DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})
 """Where torch has one kernel for AdamW's whole step."""
 
 Group = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ParameterGroup:
-    """Parameters that are trained alike."""
-
-    name: str
-    """Under which progress tells their learning rate."""
-    parameters: Sequence[Tensor]
-    """Float32 leaves; at least one."""
-    learning_rate: float | None = None
-    """None is the optimizer's."""
-    weight_decay: float | None = None
-    """None is the optimizer's."""
 
 
 def make_optimizer(
@@ -128,17 +113,23 @@ def _adafactor(groups: list[Group], spec: OptimizerSpec, _: LrScheduleSpec) -> O
     torch's multiplies it by each tensor's own size, so that LoRA's B, which begins at zero, would
     move a thousand times more slowly than A.
     """
+    from transformers.optimization import Adafactor  # noqa: PLC0415 - brings all of a trainer
+
     options = _given(spec) | {"scale_parameter": False, "relative_step": False}
     return Adafactor(groups, **options)  # type: ignore[no-untyped-call]
 
 
 def _lion(groups: list[Group], spec: OptimizerSpec, _: LrScheduleSpec) -> Optimizer:
+    from optimi import Lion  # noqa: PLC0415 - brings Triton's kernels
+
     options = _given(spec) | {"kahan_sum": False, "triton": _has_triton(groups)}
     made: Optimizer = Lion(groups, **options)
     return made
 
 
 def _stable_adamw(groups: list[Group], spec: OptimizerSpec, _: LrScheduleSpec) -> Optimizer:
+    from optimi import StableAdamW  # noqa: PLC0415 - brings Triton's kernels
+
     made: Optimizer = StableAdamW(
         groups, **_given(spec), kahan_sum=False, triton=_has_triton(groups)
     )
@@ -155,6 +146,8 @@ def _devices(groups: list[Group]) -> set[str]:
 
 
 def _prodigy(groups: list[Group], spec: OptimizerSpec, _: LrScheduleSpec) -> Optimizer:
+    from prodigyopt import Prodigy  # noqa: PLC0415 - of this optimizer alone
+
     own = ProdigySpec() if spec.prodigy is None else spec.prodigy
     made: Optimizer = Prodigy(
         groups,

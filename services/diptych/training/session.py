@@ -17,8 +17,10 @@ from diptych.datasets.manifest import write_manifest
 from diptych.datasets.places import EVERYWHERE, Places
 from diptych.datasets.plan import Plan, make_plans
 from diptych.digest import Digest
-from diptych.errors import DatasetInvalid, FieldViolation, InvalidRequest
+from diptych.errors import DatasetInvalid, InvalidRequest
+from diptych.models.experts import LoadOptions
 from diptych.rpc.channel import ChannelConfig
+from diptych.storage.s3 import S3Config
 from diptych.training.checkpoints import Checkpoint, Checkpoints
 from diptych.training.events import EventKind
 from diptych.training.expert_state import RESULT
@@ -31,6 +33,7 @@ from diptych.training.spec import JobSpec
 from diptych.training.task import AttemptFolder, Outcome, Wish, WorkerTask
 from diptych.training.timestep_counts import TimestepCounts
 from diptych.training.trainables.loading import load_trainable
+from diptych.training.trainables.trained_expert import TrainedExpert
 
 __all__ = ["Session", "SessionReporter", "allowed_places"]
 
@@ -108,13 +111,8 @@ class Session:
             is_preempted: Whether SIGTERM came.
 
         Raises:
-            InvalidRequest: Two experts are to be trained at once.
             SettingInvalid: A store cannot be opened.
         """
-        if spec.run.side_by_side:
-            description = "is not done yet: experts are trained one after the other"
-            violation = FieldViolation(field="run.side_by_side", description=description)
-            raise InvalidRequest([violation])
         self._task, self._spec, self._accelerator = task, spec, accelerator
         self._reporter, self._is_preempted = reporter, is_preempted
         self._checkpoints = Checkpoints(
@@ -123,7 +121,7 @@ class Session:
             keep=spec.checkpoints.keep,
             warn=reporter.warn,
         )
-        self._models_dir = Path(task.home).expanduser() / "models"
+        self._home = Path(task.home).expanduser().absolute()
         self._registry = open_registry(task)
 
     def run(self) -> Outcome:
@@ -207,14 +205,19 @@ class Session:
         }
         self._reporter.tell(EventKind.PREPARED, told)
 
-    def _load(self, plan: ExpertPlan) -> Callable[..., object]:
+    def _load(self, plan: ExpertPlan) -> Callable[..., TrainedExpert]:
         return partial(
             load_trainable,
             self._spec,
             plan,
-            cache_dir=self._models_dir,
+            cache_dir=self._home / "models",
             registry=self._registry,
             tenant=self._task.tenant,
+            options=LoadOptions(
+                s3=S3Config(endpoint_url=self._task.s3_endpoint),
+                experts_dir=self._home / "experts",
+                tenant=self._task.tenant,
+            ),
         )
 
     def _finish(self, plans: Sequence[ExpertPlan]) -> Outcome:

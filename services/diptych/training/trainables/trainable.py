@@ -18,11 +18,11 @@ class ParameterGroup:
 
     name: str
     """``unet``, ``text_encoder`` or ``text_encoder_2``."""
-    parameters: Sequence[nn.Parameter]
-    """float32, whatever the network computes in."""
-    learning_rate: float
-    weight_decay: float | None
-    """None is the optimizer's own."""
+    parameters: Sequence[Tensor]
+    """Float32 leaves, whatever the network computes in; at least one."""
+    learning_rate: float | None = None
+    """None is the optimizer's own, and so below."""
+    weight_decay: float | None = None
 
 
 class Trainable(Protocol):
