@@ -75,24 +75,27 @@ def test_sections_that_contradict_are_refused(lines: Sequence[str], fields: list
 @pytest.mark.parametrize(
     ("run", "lines", "fields"),
     [
-        ("num_steps: 4, side_by_side: true, num_devices: 2", (), ["run.side_by_side"]),
         (
-            "num_steps: 4, side_by_side: true, num_devices: 3",
+            "num_steps: 4, side_by_side: true, num_devices: 2",
             ("stage: both", "boundary: 0.5"),
-            ["run.num_devices"],
-        ),
-        (
-            "num_steps: 4, side_by_side: true, num_devices: 2, num_nodes: 2",
-            ("stage: both", "boundary: 0.5"),
-            ["run.num_nodes"],
+            ["run.side_by_side"],
         ),
         ("num_steps: 4, sharding: fsdp2", (), ["run.sharding"]),
     ],
 )
-def test_devices_that_do_not_fit_the_stage_are_refused(
+def test_devices_that_a_job_cannot_use_are_refused(
     run: str, lines: Sequence[str], fields: list[str]
 ) -> None:
     assert wrong_fields(job(*lines, run=run)) == fields
+
+
+@pytest.mark.parametrize("field", ["rank_pattern", "alpha_pattern"])
+def test_a_pattern_that_backtracks_without_end_is_refused(
+    field: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = job(rf"adapter: {{{field}: {{'(?:.|\w){{30,}}\d{{3}}': 3, to_q: 4}}}}")
+    monkeypatch.setattr("diptych.training.rules.PATTERN_S", 0.2)
+    assert wrong_fields(spec, facts_of(spec, tmp_path)) == [f"adapter.{field}"]
 
 
 @pytest.mark.parametrize("dataset", [EVAL, DISABLED])
