@@ -96,3 +96,10 @@ def test_aliases_that_multiply_are_refused() -> None:
     lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
     assert ["more than" in found for found in problems("\n".join(lines))] == [True]
+
+
+@pytest.mark.parametrize("first", ["{k: 1}", "{}"])
+def test_merges_that_multiply_are_refused(first: str) -> None:
+    lines = [f"a0: &a0 {first}"]
+    lines += [f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 10)}]}}" for n in range(1, 9)]
+    assert ["more than" in found for found in problems("\n".join(lines))] == [True]

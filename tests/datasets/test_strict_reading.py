@@ -7,7 +7,7 @@ from pydantic import with_config
 
 from diptych.datasets.manifest_text import parse_text
 from diptych.datasets.source_spec import STRICT
-from diptych.datasets.strict_reading import read_strictly, value_at
+from diptych.datasets.strict_reading import MAX_TOLD, read_strictly, value_at
 
 
 @with_config(STRICT)
@@ -75,3 +75,7 @@ def test_a_value_inside_another_is_told_where_it_stands() -> None:
     assert read_strictly(Whole, plain, value, at=("job", "set")) is None
     assert plain.violations[0].field == "job.set.parts[0].length"
     assert plain.violations[0].description.startswith("line 4:")
+
+
+def test_of_a_text_full_of_unknown_keys_a_hundred_are_told() -> None:
+    assert len(refused("\n".join(f"k{number}: 1" for number in range(1000)))) == MAX_TOLD

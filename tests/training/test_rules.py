@@ -83,10 +83,19 @@ def test_sections_that_contradict_are_refused(lines: Sequence[str], fields: list
         ("num_steps: 4, sharding: fsdp2", (), ["run.sharding"]),
     ],
 )
-def test_devices_that_do_not_fit_the_stage_are_refused(
+def test_devices_that_a_job_cannot_use_are_refused(
     run: str, lines: Sequence[str], fields: list[str]
 ) -> None:
     assert wrong_fields(job(*lines, run=run)) == fields
+
+
+@pytest.mark.parametrize("field", ["rank_pattern", "alpha_pattern"])
+def test_a_pattern_that_backtracks_without_end_is_refused(
+    field: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = job(rf"adapter: {{{field}: {{'(?:.|\w){{30,}}\d{{3}}': 3, to_q: 4}}}}")
+    monkeypatch.setattr("diptych.training.rules.PATTERN_S", 0.2)
+    assert wrong_fields(spec, facts_of(spec, tmp_path)) == [f"adapter.{field}"]
 
 
 @pytest.mark.parametrize("dataset", [EVAL, DISABLED])

@@ -3,12 +3,16 @@
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from peft.utils.other import get_pattern_key
 
 from diptych.nano.pair import expert_path
 from diptych.training.spec import AdapterSpec
 from diptych.training.targets import (
     Targets,
+    matched_pattern,
+    pattern_problem,
     pattern_value,
+    slow_pattern,
     target_modules,
     text_modules,
 )
@@ -73,3 +77,29 @@ def test_fused_projections_are_three() -> None:
 )
 def test_patterns_match_the_end_of_a_name(name: str, value: int) -> None:
     assert pattern_value({"to_q": 4, "down.*to_k": 8}, name, 16) == value
+
+
+def test_patterns_match_names_as_peft_matches_them() -> None:
+    patterns = (r"mid_block\..*", "to_q", r"attentions\.\d+\.proj_in", "q", "^down_blocks")
+    names = (
+        "mid_block.attentions.0.proj_in",
+        "up_blocks.1.attentions.2.proj_in",
+        "up_blocks.1.attentions.0.to_q",
+        "down_blocks.0.attentions.0.to_k",
+    )
+    for name in names:
+        found = matched_pattern(patterns, name)
+        assert (name if found is None else found) == get_pattern_key(list(patterns), name)
+
+
+def test_a_pattern_that_takes_too_long_is_named() -> None:
+    names = ["up_blocks.1.attentions.2.transformer_blocks.0.attn1.to_q"]
+    endless = r"(?:.|\w){30,}\d{3}"
+    assert slow_pattern(["to_q", endless], names, limit_s=0.2) == endless
+    assert slow_pattern(["to_q", ".*to_k"], names) is None
+
+
+def test_a_pattern_that_is_none_is_told_why() -> None:
+    assert pattern_problem("to_(q|k)") == ""
+    assert "missing )" in pattern_problem("(")
+    assert "not at the start" in pattern_problem("(?i)TO_Q"), "PEFT sets something before it"

@@ -130,12 +130,7 @@ class _Reader:
         self._num_values = 0
 
     def value(self, node: yaml.Node, path: Path) -> Any:  # noqa: ANN401 - what the text says
-        self._num_values += 1
-        if self._num_values > MAX_VALUES or len(path) > MAX_DEPTH:
-            raise yaml.constructor.ConstructorError(
-                problem=f"more than {MAX_VALUES} values, or deeper than {MAX_DEPTH}",
-                problem_mark=node.start_mark,
-            )
+        self._count(node, len(path))
         self._plain.lines.setdefault(path, node.start_mark.line + 1)
         if isinstance(node, yaml.CollectionNode) and node.tag not in _COLLECTIONS:
             self._plain.refuse(path, f"{node.tag:.80} is not a kind of value here")
@@ -145,6 +140,14 @@ class _Reader:
         if isinstance(node, yaml.SequenceNode):
             return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
         return self._scalar(node, path)
+
+    def _count(self, node: yaml.Node, depth: int) -> None:
+        self._num_values += 1
+        if self._num_values > MAX_VALUES or depth > MAX_DEPTH:
+            raise yaml.constructor.ConstructorError(
+                problem=f"more than {MAX_VALUES} values, or deeper than {MAX_DEPTH}",
+                problem_mark=node.start_mark,
+            )
 
     def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -163,6 +166,8 @@ class _Reader:
 
     def _pairs(self, node: yaml.Node, depth: int) -> Iterator[tuple[yaml.Node, yaml.Node, bool]]:
         """Yield a mapping's keys and values, then what ``<<`` adds."""
+        if depth:
+            self._count(node, 0)
         merged: list[yaml.Node] = []
         for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
             if key.tag == _MERGE:
@@ -171,6 +176,7 @@ class _Reader:
                 yield key, value, depth == 0
         for other in merged if depth < MAX_DEPTH else ():
             for key, value, _ in self._pairs(other, depth + 1):
+                self._count(key, 0)
                 yield key, value, False
 
     def _scalar(self, node: yaml.Node, path: Path) -> Any:  # noqa: ANN401

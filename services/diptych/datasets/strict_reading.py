@@ -17,6 +17,8 @@ __all__ = ["adapter_of", "read_strictly", "value_at"]
 T = TypeVar("T")
 
 MAX_SHOWN: Final = 60
+MAX_TOLD: Final = 100
+"""Violations of one value; a text of nothing but unknown keys has more than anyone reads."""
 _NO_SUCH_KEY: Final = frozenset({"unexpected_keyword_argument", "extra_forbidden"})
 _MESSAGES: Final[Mapping[str, str]] = {
     "missing": "is missing",
@@ -40,7 +42,7 @@ def read_strictly(
         text = json.dumps(value, ensure_ascii=False)
         found: T = adapter_of(cast("Any", kind)).validate_json(text, strict=True)
     except ValidationError as error:
-        for details in error.errors(include_url=False):
+        for details in error.errors(include_url=False)[:MAX_TOLD]:
             if with_root or details["loc"]:
                 _refuse(plain, details, kind, value, at)
         return None

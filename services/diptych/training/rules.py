@@ -3,7 +3,6 @@
 A setting that nothing would heed is an error too, since whoever wrote it expects that it counts.
 """
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import chain
@@ -23,6 +22,12 @@ from diptych.training.optimizer_rules import (
     optimizer_violations,
 )
 from diptych.training.spec import JobSpec, TextEncoderSpec
+from diptych.training.targets import (
+    PATTERN_S,
+    pattern_problem,
+    slow_pattern,
+    target_modules,
+)
 from diptych.training.trainable_rules import trainable_violations
 
 if TYPE_CHECKING:
@@ -86,8 +91,8 @@ def _wrong(spec: JobSpec, facts: JobFacts) -> list[FieldViolation]:
     )
     found += lr_schedule_violations(spec.lr_schedule, spec.run.num_steps)
     own = chain(_stage(spec), _adapter(spec), _text(spec), _devices(spec), _datasets(spec))
-    mismatches = _mismatches(spec, facts)
-    return found + [FieldViolation(field=at, description=text) for at, text in (*own, *mismatches)]
+    told = (*own, *_patterns(spec, facts), *_mismatches(spec, facts))
+    return found + [FieldViolation(field=at, description=text) for at, text in told]
 
 
 def check_images(spec: JobSpec, plans: Mapping[str, Plan]) -> None:
@@ -211,12 +216,24 @@ def _adapter(spec: JobSpec) -> Found:
             split_reference(adapter.start_from)
         except InvalidRequest as error:
             yield "adapter.start_from", error.violations[0].description
+
+
+def _patterns(spec: JobSpec, facts: JobFacts) -> Found:
+    """Patterns are callers', and none may keep a server busy by how it is matched."""
+    modules = [
+        name
+        for model in facts.values()
+        for name, _ in target_modules(model.shapes["unet"], spec.adapter.targets)
+    ]
     for field in ("rank_pattern", "alpha_pattern"):
-        for pattern in getattr(adapter, field):
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                yield f"adapter.{field}", f"{pattern!r:.80} is no regular expression: {error}"
+        sound = []
+        for pattern in getattr(spec.adapter, field):
+            if problem := pattern_problem(pattern):
+                yield f"adapter.{field}", f"{pattern!r:.80} is no regular expression: {problem}"
+            else:
+                sound.append(pattern)
+        if slow := slow_pattern(sound, dict.fromkeys(modules), limit_s=PATTERN_S):
+            yield f"adapter.{field}", f"{slow!r:.80} is not matched within {PATTERN_S:g} s"
 
 
 def _text(spec: JobSpec) -> Found:

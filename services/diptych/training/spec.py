@@ -49,6 +49,7 @@ Count = Annotated[int, Field(ge=1, le=10**9)]
 Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Rank = Annotated[int, Field(ge=1, le=128)]
+Pattern = Annotated[str, Field(min_length=1, max_length=256)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -85,9 +86,11 @@ class AdapterSpec:
     targets: Literal["attention", "linear", "linear_conv"] = "attention"
     """``attention``: to_q, to_k, to_v and to_out.0; ``linear``: every linear layer of the
     transformers; ``linear_conv``: convolutions too."""
-    rank_pattern: dict[str, Rank] = field(default_factory=dict)
+    rank_pattern: Annotated[dict[Pattern, Rank], Field(max_length=64)] = field(default_factory=dict)
     """Regular expression on a module's name to its rank, as PEFT has it."""
-    alpha_pattern: dict[str, Positive] = field(default_factory=dict)
+    alpha_pattern: Annotated[dict[Pattern, Positive], Field(max_length=64)] = field(
+        default_factory=dict
+    )
     rank_stabilised: bool = False
     """Scale by alpha / sqrt(rank): Kalajdzievski 2023."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0

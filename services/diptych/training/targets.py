@@ -1,15 +1,22 @@
 """Which modules get low-rank updates, by their names and shapes alone."""
 
 import re
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, Literal
 
+import regex
+
 __all__ = [
+    "PATTERN_S",
     "TEXT_TARGETS",
     "Shapes",
     "TargetModule",
     "Targets",
+    "matched_pattern",
+    "pattern_problem",
     "pattern_value",
+    "slow_pattern",
     "target_modules",
     "text_modules",
 ]
@@ -22,6 +29,8 @@ TargetModule = tuple[str, tuple[int, ...]]
 
 TEXT_TARGETS: Final = ("q_proj", "k_proj", "v_proj", "out_proj")
 """Of a text encoder's attentions."""
+PATTERN_S: Final = 5.0
+"""Seconds that a job's patterns may take; sound ones take milliseconds."""
 _ATTENTION: Final = re.compile(r".+\.(to_q|to_k|to_v|to_out\.0)")
 _TRANSFORMER: Final = re.compile(
     r".+\.(attentions\.\d+|1)\.(proj_in|proj_out|transformer_blocks\..+)"
@@ -53,12 +62,60 @@ def target_modules(shapes: Shapes, targets: Targets) -> Iterator[TargetModule]:
             yield module, shape
 
 
+def matched_pattern(
+    patterns: Iterable[str], name: str, *, timeout_s: float = PATTERN_S
+) -> str | None:
+    """Return the first pattern that matches the end of a module's name, as PEFT matches them.
+
+    Other threads go on meanwhile, since callers write patterns and some never come to an end.
+
+    Raises:
+        TimeoutError: One takes longer than ``timeout_s``.
+    """
+    for pattern in patterns:
+        if regex.match(_at_end(pattern), name, timeout=timeout_s, concurrent=True):
+            return pattern
+    return None
+
+
 def pattern_value(patterns: Mapping[str, int], name: str, default: int) -> int:
-    """Return what the first pattern says that matches the end of a module's name, as PEFT does."""
-    for pattern, value in patterns.items():
-        if re.match(rf"(.*\.)?({pattern})$", name):
-            return value
-    return default
+    """Return what the pattern says that decides of a module."""
+    pattern = matched_pattern(patterns, name)
+    return default if pattern is None else patterns[pattern]
+
+
+def pattern_problem(pattern: str) -> str:
+    """Return why ``pattern`` is no regular expression, to Python's and to this module's engine."""
+    for compiled in (re.compile, regex.compile):
+        try:
+            compiled(_at_end(pattern))
+        except (re.error, regex.error, OverflowError, RecursionError) as error:
+            return str(error)
+    return ""
+
+
+def slow_pattern(
+    patterns: Iterable[str], names: Iterable[str], *, limit_s: float = PATTERN_S
+) -> str | None:
+    """Return the pattern with which matching ``names`` takes more than ``limit_s``, None if none.
+
+    ``limit_s`` is of all together.
+    """
+    names, ends_at = tuple(names), time.monotonic() + limit_s
+    for pattern in patterns:
+        for name in names:
+            left_s = ends_at - time.monotonic()
+            if left_s <= 0:
+                return pattern
+            try:
+                matched_pattern((pattern,), name, timeout_s=left_s)
+            except TimeoutError:
+                return pattern
+    return None
+
+
+def _at_end(pattern: str) -> str:
+    return rf"(.*\.)?({pattern})$"
 
 
 def text_modules(shapes: Shapes) -> Iterator[TargetModule]:

@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from peft.utils.other import get_pattern_key
 from torch import nn
 from transformers import CLIPTextModel
 
 from diptych.adapters.adapter import LowRank
 from diptych.errors import FieldViolation, InvalidRequest
 from diptych.training.spec import AdapterSpec, TextEncoderSpec
+from diptych.training.targets import matched_pattern
 
 __all__ = ["LayerPlan", "plan_text_layers", "plan_unet_layers", "unread_parts"]
 
@@ -49,7 +49,7 @@ def plan_unet_layers(unet: nn.Module, spec: AdapterSpec) -> dict[str, LayerPlan]
             ("alpha_pattern", spec.alpha_pattern),
         )
         for key in pattern
-        if all(key != get_pattern_key(list(pattern), name) for name in names)
+        if all(key != matched_pattern(pattern, name) for name in names)
     ]
     if unused:
         raise InvalidRequest(unused)
@@ -99,5 +99,5 @@ def _is_target(name: str, module: nn.Module, spec: AdapterSpec) -> bool:
 
 
 def _matched(names: Sequence[str], pattern: Mapping[str, _N]) -> dict[str, _N]:
-    keys = {name: get_pattern_key(list(pattern), name) for name in names}
-    return {name: pattern[key] for name, key in keys.items() if key in pattern}
+    keys = {name: matched_pattern(pattern, name) for name in names}
+    return {name: pattern[key] for name, key in keys.items() if key is not None}
