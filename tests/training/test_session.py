@@ -10,14 +10,21 @@ from safetensors.torch import load_file
 
 from diptych.adapters.naming import Stage
 from diptych.digest import Digest
-from diptych.errors import EncodersMismatch, JobInvalid, ModelNotFound, ResumeMismatch
+from diptych.errors import (
+    EncodersMismatch,
+    JobInvalid,
+    ModelNotFound,
+    ResumeMismatch,
+    StoreFull,
+)
 from diptych.models.trained_experts import find_expert
 from diptych.storage.local import LocalBlobs
-from diptych.training.checkpoints import Checkpoints
+from diptych.training.checkpoints import Checkpoint, Checkpoints, Written
 from diptych.training.publishing import open_registry
 from diptych.training.session import allowed_places
 from diptych.training.spec_text import parse_job
 from diptych.training.task import WorkerTask
+from support.full_disk import files_no_larger_than
 from support.jobs import a_session, a_task, an_attempt, events_of, nano_cache, run_session
 
 FOUR = {"num_steps": 4}
@@ -84,6 +91,27 @@ def test_both_experts_are_one_job_that_goes_on_in_its_second(cache: str, tmp_pat
     assert isinstance(timesteps, dict)
     assert timesteps["base"]["first"] >= 350
     assert timesteps["refiner"]["last"] <= 349
+
+
+def test_a_job_whose_disk_was_full_goes_on_from_the_checkpoint_before(
+    cache: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run_session(a_task(tmp_path, cache, job_id="whole"))
+    task = a_task(tmp_path, cache, job_id="full")
+    write, asked = Checkpoints.write, []
+
+    def full_at_the_second(checkpoints: Checkpoints, checkpoint: Checkpoint) -> Written:
+        asked.append(checkpoint.step)
+        if len(asked) != 2:
+            return write(checkpoints, checkpoint)
+        with files_no_larger_than(20_000):
+            return write(checkpoints, checkpoint)
+
+    monkeypatch.setattr(Checkpoints, "write", full_at_the_second)
+    with pytest.raises(StoreFull):
+        run_session(task)
+    assert run_session(replace(task, attempt=2)) == whole
+    assert asked == [3, 6, 6, 8]
 
 
 def test_a_full_fine_tune_ends_in_an_expert(cache: str, tmp_path: Path) -> None:

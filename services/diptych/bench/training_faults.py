@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal, TypeVar
 
@@ -257,7 +258,7 @@ class _Campaign:
                 asked=fate.asked,
                 job=self._look(fate),
                 events=self._insist(
-                    lambda fate=fate: self.ledger.events(fate.job.id, tenant=TENANT, limit=10**6)
+                    partial(self.ledger.events, fate.job.id, tenant=TENANT, limit=10**6)
                 ),
                 marks=marks.read_text(encoding="utf-8") if marks.exists() else "",
                 wanted=result,
