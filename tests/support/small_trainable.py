@@ -58,7 +58,7 @@ class SmallTrainable:
             ParameterGroup(
                 name=name,
                 parameters=parameters,
-                learning_rate=self._learning_rate,  # type: ignore[arg-type]
+                learning_rate=self._learning_rate,
                 weight_decay=None,
             )
             for name, parameters in (("unet", first), ("text_encoder", second))
