@@ -42,30 +42,39 @@ def started(folder: AttemptFolder) -> "subprocess.Popen[bytes]":
 def ended(task: WorkerTask) -> Outcome:
     """Let a worker do all of a task."""
     folder = an_attempt(task)
-    process = started(folder)
-    assert process.wait(600) == 0
+    with started(folder) as process:
+        assert process.wait(600) == 0
     return Outcome.from_json(folder.outcome.read_text())
 
 
 def signalled(task: WorkerTask, number: int, *, expert: str) -> tuple[AttemptFolder, int]:
     """Start a worker, signal it once an expert has a checkpoint, and return its exit status."""
     folder = an_attempt(task)
-    process = started(folder)
-    while process.poll() is None:
-        told = events_of(folder, "checkpoint") if folder.events.exists() else []
-        if any(one["expert"] == expert for one in told):
-            process.send_signal(number)
-            break
-        signal.sigtimedwait([], 0.02)
-    return folder, process.wait(600)
+    with started(folder) as process:
+        while process.poll() is None:
+            told = events_of(folder, "checkpoint") if folder.events.exists() else []
+            if any(one["expert"] == expert for one in told):
+                process.send_signal(number)
+                break
+            signal.sigtimedwait([], 0.02)
+        return folder, process.wait(600)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def whole(cache: str, home: Path) -> Outcome:
+    return ended(a_task(home, cache, job_id="whole", **OPTIONS))
 
 
 @pytest.mark.parametrize("expert", ["base", "refiner"])
 def test_a_killed_job_ends_in_the_very_bytes_of_one_that_was_not(
-    expert: str, cache: str, tmp_path: Path
+    expert: str, cache: str, home: Path, whole: Outcome
 ) -> None:
-    whole = ended(a_task(tmp_path, cache, job_id="whole", **OPTIONS))
-    task = a_task(tmp_path, cache, job_id="killed", **OPTIONS)
+    task = a_task(home, cache, job_id=f"killed-{expert}", **OPTIONS)
     folder, status = signalled(task, signal.SIGKILL, expert=expert)
     assert status == -signal.SIGKILL
     assert not folder.outcome.exists()
@@ -74,9 +83,10 @@ def test_a_killed_job_ends_in_the_very_bytes_of_one_that_was_not(
     assert resumed.result == whole.result
 
 
-def test_a_terminated_job_leaves_a_checkpoint_and_goes_on(cache: str, tmp_path: Path) -> None:
-    whole = ended(a_task(tmp_path, cache, job_id="whole", **OPTIONS))
-    task = a_task(tmp_path, cache, job_id="preempted", **OPTIONS)
+def test_a_terminated_job_leaves_a_checkpoint_and_goes_on(
+    cache: str, home: Path, whole: Outcome
+) -> None:
+    task = a_task(home, cache, job_id="preempted", **OPTIONS)
     folder, status = signalled(task, signal.SIGTERM, expert="base")
     assert status == 0
     assert Outcome.from_json(folder.outcome.read_text()).ending == "preempted"

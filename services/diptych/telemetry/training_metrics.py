@@ -12,7 +12,7 @@ from typing_extensions import override
 __all__ = ["TRAINING_METRIC_NAMES", "TrainingMetrics", "TrainingReading"]
 
 TRAINING_METRIC_NAMES: Final[Mapping[str, str]] = {
-    "diptych_training_jobs": "Jobs that this replica owns, by state; what waits has no owner.",
+    "diptych_training_jobs": "Jobs that this replica owns, by state; waiting ones have no owner.",
     "diptych_training_attempts_total": "Workers started.",
     "diptych_training_faults_total": "Attempts that ended badly, by reason.",
     "diptych_training_steps_total": "Optimizer steps trained, by expert.",
