@@ -17,7 +17,7 @@ from diptych.cli.train_watch import follow
 from diptych.cli.train_words import as_mapping, progress_text, result_lines, state_text
 from diptych.clients.training import TrainingClient
 from diptych.clients.training_values import JobCall, ListCall, TrainingJob
-from diptych.errors import FieldViolation, JobInvalid
+from diptych.errors import FieldViolation, InvalidRequest, JobInvalid
 
 __all__ = ["app"]
 
@@ -26,9 +26,11 @@ app = typer.Typer(no_args_is_help=True, help="Fine-tunes as jobs that last.")
 LOCAL: Final = "127.0.0.1:50053"
 """Where ``diptych up`` and ``diptych serve training`` listen unless told otherwise."""
 FLAGS: Final = {
+    "images_per_s": "--images-per-s",
     "job": "FILE",
     "job_id": "ID",
     "states": "--state",
+    "watch": "--watch",
     "priority": "--priority",
     "request_id": "--request-id",
 }
@@ -80,6 +82,10 @@ def submit(
     Paths in the file begin beside it. With --server they are the server's, below its dataset_dir.
     """
     with reporting(as_json=as_json, flags=FLAGS) as report:
+        _refuse_unheeded(
+            images_per_s=images_per_s is not None and not (dry_run and server is None),
+            watch=watch_it and dry_run,
+        )
         if dry_run and server is None:
             _foretell(report, file, images_per_s)
             return
@@ -216,6 +222,19 @@ def delete(
         client.delete(job_id, timeout_s=timeout)
         report.answer({"deleted": job_id})
         report.say(f"{escape(job_id)} is gone")
+
+
+def _refuse_unheeded(*, images_per_s: bool, watch: bool) -> None:
+    """Refuse options that would do nothing; each argument tells whether that one would."""
+    found = []
+    if images_per_s:
+        problem = "is heeded by --dry-run without --server alone"
+        found.append(FieldViolation(field="images_per_s", description=problem))
+    if watch:
+        problem = "there is no job to follow after --dry-run"
+        found.append(FieldViolation(field="watch", description=problem))
+    if found:
+        raise InvalidRequest(found)
 
 
 @contextmanager
