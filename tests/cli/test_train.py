@@ -181,3 +181,19 @@ def test_a_server_can_be_asked_what_a_job_would_take(
     answer = invoke_json("train", "submit", job_file, "--dry-run", *caller.flags)
     assert answer["estimate"]["num_trained_parameters"] == 3
     assert invoke_json("train", "list", *caller.flags)["jobs"] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "flag"),
+    [
+        (("--images-per-s", 3), "--images-per-s"),
+        (("--images-per-s", 3, "--dry-run", "--server", GONE), "--images-per-s"),
+        (("--watch", "--dry-run"), "--watch"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(
+    invoke: Invoke, job_file: Path, options: tuple[object, ...], flag: str
+) -> None:
+    result = invoke("train", "submit", job_file, *options)
+    assert result.exit_code == 2
+    assert flag in result.output

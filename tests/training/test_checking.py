@@ -19,6 +19,7 @@ run: {num_steps: 4}
 
 @pytest.fixture
 def checks(tmp_path: Path) -> JobChecks:
+    (tmp_path / "pictures").mkdir()
     return JobChecks(
         folder=tmp_path,
         places=Places(roots=(tmp_path,), buckets=(), endpoints=(), hub=False, urls=False),
@@ -81,3 +82,8 @@ def test_models_lie_where_models_may_whatever_datasets_do(checks: JobChecks) -> 
     hub = JOB.replace("nano/base-single", "owner/name")
     assert checks(hub).estimate.num_trained_parameters is None
     assert refused(checks, JOB.replace("nano/base-single", "/etc")) == {"model.source"}
+
+
+def test_a_folder_that_is_not_there_is_told_before_the_job_waits(checks: JobChecks) -> None:
+    text = JOB.replace("path: pictures", "path: gone")
+    assert refused(checks, text) == {"dataset.datasets[0].source.path"}

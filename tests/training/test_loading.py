@@ -124,6 +124,7 @@ dataset: {datasets: [{id: a, source: {type: folder, path: x}}]}
 
 def test_service_of_the_settings_checks_and_keeps_jobs(tmp_path: Path) -> None:
     url = SecretStr(f"sqlite:///{tmp_path / 'own.sqlite'}")
+    (tmp_path / "x").mkdir()
     server = BackgroundTraining(settings(tmp_path, dataset_dir=tmp_path, ledger_url=url))
     server.start(timeout_s=60.0)
     try:

@@ -46,6 +46,10 @@ def test_parameters_are_those_of_the_module(tmp_path: Path) -> None:
         (ModelSpec(source="no name"), "model.source: model 'no name': no such file or folder"),
         (ModelSpec(refiner="/none"), "model.refiner: model '/none': no such file or folder"),
         (ModelSpec(family="none"), "model.family: unknown family 'none'"),
+        (ModelSpec(source="a/b", family="none"), "model.family: unknown family 'none'"),
+        (ModelSpec(revision="main"), "model.revision: is given, and no model is a hub's"),
+        (ModelSpec(source="a/b@v1", revision="main"), "model.revision: is given, and no model"),
+        (ModelSpec(source="experts/a", revision="main"), "model.revision: is given, and no model"),
     ],
 )
 def test_what_is_no_model_is_named_by_its_field(

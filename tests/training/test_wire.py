@@ -112,21 +112,24 @@ def test_error_tells_whose_it_is() -> None:
     assert event(EventKind.ERROR, reason="R", message="m", user=True).error.is_users
 
 
+UUID = "123e4567-e89b-12d3-a456-426614174000"
+
+
 def test_whole_order_is_read() -> None:
     message = pb.CreateTrainingJobRequest(
-        request_id="r", spec="{}", priority=-100, validate_only=True
+        request_id=UUID.upper(), spec="{}", priority=-100, validate_only=True
     )
     order = create_order(message, max_spec_bytes=2)
     assert (order.request_id, order.spec, order.priority, order.is_dry_run) == (
-        "r",
+        UUID,
         "{}",
         -100,
         True,
     )
 
 
-@pytest.mark.parametrize("request_id", ["é", "a\nb", "x" * 65])
-def test_request_that_is_no_plain_name_is_refused(request_id: str) -> None:
+@pytest.mark.parametrize("request_id", ["é", "a\nb", "x" * 65, "mine"])
+def test_request_that_is_no_uuid_is_refused(request_id: str) -> None:
     message = pb.CreateTrainingJobRequest(request_id=request_id, spec="{}")
     with pytest.raises(InvalidRequest, match="request_id"):
         create_order(message, max_spec_bytes=100)

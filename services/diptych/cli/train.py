@@ -17,7 +17,7 @@ from diptych.cli.train_watch import follow
 from diptych.cli.train_words import as_mapping, progress_text, result_lines, state_text
 from diptych.clients.training import TrainingClient
 from diptych.clients.training_values import JobCall, ListCall, TrainingJob
-from diptych.errors import FieldViolation, JobInvalid
+from diptych.errors import FieldViolation, InvalidRequest, JobInvalid
 
 __all__ = ["app"]
 
@@ -29,9 +29,11 @@ COLUMNS: Final = ("name", "state", "priority", "created", "attempts")
 ID_WIDTH: Final = 16
 """A job's id is shown whole, however narrow the terminal: it is what other commands take."""
 FLAGS: Final = {
+    "images_per_s": "--images-per-s",
     "job": "FILE",
     "job_id": "ID",
     "states": "--state",
+    "watch": "--watch",
     "priority": "--priority",
     "request_id": "--request-id",
 }
@@ -83,6 +85,10 @@ def submit(
     Paths in the file begin beside it. With --server they are the server's, below its dataset_dir.
     """
     with reporting(as_json=as_json, flags=FLAGS) as report:
+        _refuse_unheeded(
+            images_per_s=images_per_s is not None and not (dry_run and server is None),
+            watch=watch_it and dry_run,
+        )
         if dry_run and server is None:
             _foretell(report, file, images_per_s)
             return
@@ -219,6 +225,19 @@ def delete(
         client.delete(job_id, timeout_s=timeout)
         report.answer({"deleted": job_id})
         report.say(f"{escape(job_id)} is gone")
+
+
+def _refuse_unheeded(*, images_per_s: bool, watch: bool) -> None:
+    """Refuse options that would do nothing; each argument tells whether that one would."""
+    found = []
+    if images_per_s:
+        problem = "is heeded by --dry-run without --server alone"
+        found.append(FieldViolation(field="images_per_s", description=problem))
+    if watch:
+        problem = "there is no job to follow after --dry-run"
+        found.append(FieldViolation(field="watch", description=problem))
+    if found:
+        raise InvalidRequest(found)
 
 
 @contextmanager

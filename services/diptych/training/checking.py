@@ -1,13 +1,16 @@
 """A job's text to a job that can be run, or to everything that is wrong with it."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from diptych.datasets.places import Places
+from diptych.datasets.source_spec import FolderSource
 from diptych.errors import FieldViolation, JobInvalid
 from diptych.training.estimate import estimate
 from diptych.training.ports import Checked
 from diptych.training.rules import check_with_models
+from diptych.training.spec import JobSpec
 from diptych.training.spec_text import parse_job, to_json
 
 __all__ = ["JobChecks"]
@@ -33,7 +36,7 @@ class JobChecks:
             JobInvalid: Everything that is wrong with it.
         """
         spec = parse_job(text.encode(), folder=self.folder, places=self.places)
-        violations: list[FieldViolation] = []
+        violations = list(_missing_folders(spec))
         if spec.run.num_nodes > self.max_nodes:
             problem = f"{spec.run.num_nodes} exceed the {self.max_nodes} this server starts jobs on"
             violations.append(FieldViolation(field="run.num_nodes", description=problem))
@@ -44,3 +47,14 @@ class JobChecks:
         if violations:
             raise JobInvalid(violations)
         return Checked(name=spec.name, text=to_json(spec), estimate=estimate(spec, facts))
+
+
+def _missing_folders(spec: JobSpec) -> Iterator[FieldViolation]:
+    """Tell which folders of images are not there, rather than when the job has been waited for."""
+    for number, dataset in enumerate(spec.dataset.datasets):
+        source = dataset.source
+        if dataset.disabled or not isinstance(source, FolderSource):
+            continue
+        if not Path(source.path).is_dir():
+            field = f"dataset.datasets[{number}].source.path"
+            yield FieldViolation(field=field, description=f"{source.path:.200}: no such folder")

@@ -5,7 +5,7 @@ Only what is at hand on this machine is read, and no weights; no torch.
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from huggingface_hub.errors import HFValidationError
 from diptych.datasets.places import EVERYWHERE, Places
 from diptych.diffusion.schedule import NoiseSchedule
 from diptych.errors import DiptychError, FieldViolation, ModelNotFound, SettingInvalid
-from diptych.models.family import Family, detect_family
+from diptych.models.family import FAMILIES, Family, detect_family
 from diptych.models.folder import open_folder
 from diptych.models.header import read_header
 from diptych.models.parts import Checkpoint
@@ -79,7 +79,7 @@ def read_facts(
         places: What a job's source may make this process read.
     """
     facts: dict[Expert, ModelFacts] = {}
-    violations: dict[str, FieldViolation] = {}
+    violations = {found.field: found for found in _unheeded(spec)}
     for expert, source in expert_sources(spec).items():
         field = "model.refiner" if source == spec.model.refiner else "model.source"
         problem = ""
@@ -94,6 +94,23 @@ def read_facts(
         if problem:
             violations[field] = FieldViolation(field=field, description=problem)
     return facts, list(violations.values())
+
+
+def _unheeded(spec: JobSpec) -> Iterator[FieldViolation]:
+    """Tell what is said of the models that no model heeds, whether they are at hand or not."""
+    family, revision = spec.model.family, spec.model.revision
+    if family is not None and family not in FAMILIES:
+        problem = f"unknown family {family!r:.80}, expected one of {', '.join(FAMILIES)}"
+        yield FieldViolation(field="model.family", description=problem)
+    if revision is not None and not any(map(_takes_revision, expert_sources(spec).values())):
+        problem = "is given, and no model is a hub's without a revision of its own"
+        yield FieldViolation(field="model.revision", description=problem)
+
+
+def _takes_revision(source: str) -> bool:
+    hub = _HUB_ID.fullmatch(source)
+    is_named = source.startswith(("nano/", _EXPERT)) or Path(source).exists()
+    return hub is not None and hub["rev"] is None and not is_named
 
 
 def _facts(path: Path, source: str, family: str | None) -> ModelFacts:

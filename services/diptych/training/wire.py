@@ -1,5 +1,6 @@
 """TrainingService's messages to values, and values to messages."""
 
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from diptych.rpc.violations import Violations
+from diptych.rpc.violations import Violations, shown
 from diptych.training.events import Event, EventKind
 from diptych.training.ledger.jobs import Job
 from diptych.training.states import JobState
@@ -31,7 +32,6 @@ __all__ = [
 ]
 
 MAX_PRIORITY: Final = 100
-MAX_REQUEST_ID_BYTES: Final = 64
 MAX_PREFIX_BYTES: Final = 256
 MAX_PAGE: Final = 1000
 MAX_TOKEN_BYTES: Final = 1024
@@ -84,9 +84,7 @@ def create_order(message: pb.CreateTrainingJobRequest, *, max_spec_bytes: int) -
         InvalidRequest: Everything that is wrong with it, but for what its spec says.
     """
     found = Violations()
-    request_id = found.text("request_id", message.request_id, MAX_REQUEST_ID_BYTES)
-    if not request_id.isascii() or not request_id.isprintable():
-        found.add("request_id", "has characters that are not plain ASCII")
+    request_id = _request_id(found, message.request_id)
     size = len(message.spec.encode())
     if not 1 <= size <= max_spec_bytes:
         found.add("spec", f"{size} bytes are not in [1, {max_spec_bytes}]")
@@ -98,6 +96,17 @@ def create_order(message: pb.CreateTrainingJobRequest, *, max_spec_bytes: int) -
         priority=priority,
         is_dry_run=message.validate_only,
     )
+
+
+def _request_id(found: Violations, text: str) -> str:
+    """Return a UUID as it is always spelt; empty where none is given."""
+    if not text:
+        return ""
+    try:
+        return str(uuid.UUID(text))
+    except ValueError:
+        found.add("request_id", f"{shown(text)} is not a UUID")
+    return ""
 
 
 def list_order(message: pb.ListTrainingJobsRequest) -> ListOrder:
