@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from diptych.datasets.findings import Findings
 from diptych.datasets.places import Places
 from diptych.diffusion.schedule import EdmSchedule
 from diptych.errors import JobInvalid
 from diptych.training.model_facts import JobFacts, read_facts
-from diptych.training.rules import check, check_images, check_with_models, remarks
+from diptych.training.rules import check, check_images, check_with_models, left_out, remarks
 from diptych.training.spec import JobSpec
 from support.job_texts import job
 from support.planned import plan_of
@@ -202,3 +203,18 @@ def test_a_model_with_one_text_encoder_is_told_where_encoders_are_trained(tmp_pa
     shapes = {name: one for name, one in single.shapes.items() if name != "text_encoder"}
     facts: JobFacts = {"single": replace(single, shapes=shapes)}
     assert [one.reason for one in remarks(spec, facts)] == ["ONE_TEXT_ENCODER"]
+
+
+def test_images_that_training_does_not_see_are_told_with_their_reason() -> None:
+    findings = Findings()
+    note = findings.of_dataset("huggy")
+    for number in range(10):
+        note("caption_missing", f"{number}.png")
+    note("unreadable", "cut.png")
+    note("name_not_picture", "notes.md")
+    note("duplicate", "twice.png")
+    first, second = left_out(findings)
+    assert first.message.startswith("dataset huggy: 10 left out, caption_missing: 0.png, 1.png")
+    assert first.message.endswith("7.png, ...")
+    assert second.message == "dataset huggy: 1 left out, unreadable: cut.png"
+    assert {first.reason, second.reason} == {"IMAGES_LEFT_OUT"}

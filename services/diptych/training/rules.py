@@ -3,13 +3,14 @@
 A setting that nothing would heed is an error too, since whoever wrote it expects that it counts.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from diptych.adapters.naming import split_reference
+from diptych.datasets.findings import Finding
 from diptych.datasets.places import EVERYWHERE, Places
 from diptych.datasets.plan import Plan
 from diptych.errors import FieldViolation, InvalidRequest, JobInvalid
@@ -33,7 +34,7 @@ from diptych.training.trainable_rules import trainable_violations
 if TYPE_CHECKING:
     from diptych.diffusion.schedule import NoiseSchedule
 
-__all__ = ["Remark", "check", "check_images", "check_with_models", "remarks"]
+__all__ = ["Remark", "check", "check_images", "check_with_models", "left_out", "remarks"]
 
 Found = Iterator[tuple[str, str]]
 """Fields and what is wrong with them."""
@@ -43,6 +44,11 @@ PRODIGY_RATE: Final = 0.1
 """Below it Prodigy's own estimate of a learning rate is scaled to next to nothing."""
 _FULL: Final = ("learning_rate", "weight_decay")
 """What full text encoders have of an adapter's settings."""
+
+
+_NO_IMAGES: Final = frozenset({"name_hidden", "name_not_picture"})
+"""Reasons of files that nobody takes for images."""
+MAX_SHOWN: Final = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +135,27 @@ def remarks(
             message = f"{expert}: {model.family.name} has one text encoder, {only}; it is trained"
             told.append(Remark(reason="ONE_TEXT_ENCODER", message=message))
     return told
+
+
+def left_out(findings: Iterable[Finding]) -> list[Remark]:
+    """Return what says which images a dataset names and training does not see, and why.
+
+    Args:
+        findings: Of the expansion and of the plans; those of images that are used say nothing.
+    """
+    places: dict[tuple[str, str], list[str]] = {}
+    for one in findings:
+        if one.action == "skipped" and one.reason not in _NO_IMAGES:
+            places.setdefault((one.dataset, one.reason), []).append(one.place)
+    return [
+        Remark(
+            reason="IMAGES_LEFT_OUT",
+            message=f"dataset {dataset}: {len(found)} left out, {reason}: "
+            + ", ".join(found[:MAX_SHOWN])
+            + (", ..." if len(found) > MAX_SHOWN else ""),
+        )
+        for (dataset, reason), found in sorted(places.items())
+    ]
 
 
 def _image_remarks(spec: JobSpec, plans: Mapping[str, Plan]) -> Iterator[Remark]:

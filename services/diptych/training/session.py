@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -28,7 +29,7 @@ from diptych.training.expert_training import ExpertTraining, TrainingMeans
 from diptych.training.experts import ExpertPlan, expert_plans
 from diptych.training.loop import Stop
 from diptych.training.publishing import checkpoint_blobs, open_registry, publish
-from diptych.training.rules import check_images, remarks
+from diptych.training.rules import check_images, left_out, remarks
 from diptych.training.spec import JobSpec
 from diptych.training.task import AttemptFolder, Outcome, Wish, WorkerTask
 from diptych.training.timestep_counts import TimestepCounts
@@ -168,7 +169,8 @@ class Session:
         index = expansion.index(self._spec.dataset)
         plans = make_plans(index, batch_size=self._spec.run.batch_size)
         check_images(self._spec, plans)
-        for remark in remarks(self._spec, None, plans):
+        findings = chain(expansion.findings, *(plan.findings for plan in plans.values()))
+        for remark in (*remarks(self._spec, None, plans), *left_out(findings)):
             self._reporter.warn(remark.reason, remark.message)
         if not self._accelerator.is_main_process:
             return _Dataset(plans=plans)
