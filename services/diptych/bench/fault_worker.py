@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from diptych.storage.partial import write_whole
 from diptych.training.events import EventKind
@@ -70,7 +70,10 @@ def pretend(
     """Go through a job's steps from its last checkpoint on, and return how that ended."""
     spec = json.loads(WorkerTask.from_json(folder.task.read_text(encoding="utf-8")).spec)
     num_steps, saved = int(spec["run"]["num_steps"]), folder.checkpoints / "state.json"
-    state = {"step": 0, "digest": hashlib.sha256(str(spec["run"]["seed"]).encode()).hexdigest()}
+    state: dict[str, Any] = {
+        "step": 0,
+        "digest": hashlib.sha256(str(spec["run"]["seed"]).encode()).hexdigest(),
+    }
     if saved.exists():
         state = json.loads(saved.read_text(encoding="utf-8"))
     reporter.tell(EventKind.PREPARED, {"num_images": 0})
