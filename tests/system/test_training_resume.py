@@ -70,7 +70,7 @@ def whole(cache: str, home: Path) -> Outcome:
     return ended(a_task(home, cache, job_id="whole", **OPTIONS))
 
 
-@pytest.mark.parametrize("expert", ["base", "refiner"])
+@pytest.mark.parametrize("expert", [pytest.param("base", marks=pytest.mark.slow), "refiner"])
 def test_a_killed_job_ends_in_the_very_bytes_of_one_that_was_not(
     expert: str, cache: str, home: Path, whole: Outcome
 ) -> None:

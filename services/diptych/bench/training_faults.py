@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Final, Literal, TypeVar
 
@@ -38,7 +37,9 @@ TENANT: Final = "default"
 """Whom a server that asks for no token answers."""
 NUM_KINDS: Final = 2
 """Of jobs, by their seeds."""
-FAULTS_A_JOB: Final = 1.5
+WORKER_SHARE: Final = 3
+"""How many workers are killed for each of the others."""
+FAULTS_A_JOB: Final = 2.0
 """In the time that an undisturbed job takes."""
 NUM_PICTURES: Final = 6
 LOOK_S: Final = 0.1
@@ -219,6 +220,7 @@ class _Campaign:
     """What a job takes."""
     kills: Counter[str] = field(default_factory=Counter)
     _fates: list[_Fate] = field(default_factory=list)
+    _turns: list[str] = field(default_factory=list)
     _under_way: dict[str, "Future[None]"] = field(default_factory=dict)
 
     def submit(self, asked: Sequence[tuple[str, Asked]]) -> None:
@@ -257,12 +259,13 @@ class _Campaign:
             yield JobSeen(
                 asked=fate.asked,
                 job=self._look(fate),
-                events=self._insist(
-                    partial(self.ledger.events, fate.job.id, tenant=TENANT, limit=10**6)
-                ),
+                events=self._told(fate.job.id),
                 marks=marks.read_text(encoding="utf-8") if marks.exists() else "",
                 wanted=result,
             )
+
+    def _told(self, job_id: str) -> Sequence[Event]:
+        return self._insist(lambda: self.ledger.events(job_id, tenant=TENANT, limit=10**6))
 
     def _attend(self, fate: _Fate) -> None:
         """Look at a job, and ask of it what it is time to ask."""
@@ -287,18 +290,18 @@ class _Campaign:
         return self._insist(lambda: self.ledger.get(fate.job.id, tenant=TENANT))
 
     def _break_something(self, pool: ThreadPoolExecutor) -> None:
-        """Kill a worker, or break what is whole."""
-        whole = [
-            one
-            for one in self.places.breaks
-            if one not in self._under_way or self._under_way[one].done()
-        ]
-        kind = self.rng.choice(["worker", "worker", *whole])
+        """Kill a worker, or break what is whole; each kind has its turn before any comes again."""
+        if not self._turns:
+            self._turns = [*["worker"] * WORKER_SHARE, *self.places.breaks]
+            self.rng.shuffle(self._turns)
+        kind = self._turns.pop()
         gone_s = self.rng.choice(GONE_S)
         if kind == "worker":
             self.kills[kind] += self._kill_worker()
             return
         if kind in self._under_way:
+            if not self._under_way[kind].done():
+                return
             self._under_way[kind].result()
         self._under_way[kind] = pool.submit(self.places.breaks[kind], gone_s)
         self.kills[kind] += 1
