@@ -131,7 +131,7 @@ def training(
     """Yield a command that runs training on ``free_port``, with images in a folder ``data``."""
     take_free_ports(monkeypatch, but="TRAINING_PORT")
     monkeypatch.setenv("DIPTYCH_HOME", str(tmp_path / "home"))
-    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "here").mkdir(parents=True)
     program = [sys.executable, "-m", "diptych.cli", *request.param, str(free_port)]
     flags = ["--data", str(tmp_path / "data")]
     with subprocess.Popen([*program, *flags], stderr=subprocess.DEVNULL) as running:
