@@ -75,8 +75,10 @@ def test_groups_have_their_own_rates_and_decays(small: Small, tmp_path: Path) ->
 def test_text_encoders_take_the_optimizer_s_rate_where_they_have_none(
     small: Small, tmp_path: Path
 ) -> None:
-    trained = load(job(**small, text_encoders=TextEncoderSpec(method="lora")), tmp_path)
-    assert {group.learning_rate for group in trained.groups} == {1e-4}
+    optimizer = OptimizerSpec(learning_rate=3e-4)
+    texts = TextEncoderSpec(method="lora")
+    trained = load(job(**small, text_encoders=texts, optimizer=optimizer), tmp_path)
+    assert {group.learning_rate for group in trained.groups} == {3e-4}
 
 
 @pytest.mark.parametrize("kind", ["lora", "text lora"])
