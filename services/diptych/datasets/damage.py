@@ -150,7 +150,11 @@ def _block_ratio(grey: NDArray[np.float32]) -> float:
         return 1.0
     steps = np.abs(np.diff(grey[: height // _BLOCK * _BLOCK], axis=1))
     cells = steps.reshape(-1, _BLOCK, width - 1).mean(axis=1)
-    by_phase = np.array([np.median(cells[:, phase::_BLOCK]) for phase in range(_BLOCK)])
+    whole = (width - 1) // _BLOCK * _BLOCK
+    # One sort for the eight medians: a call of np.median takes longer than a small picture's sort.
+    ordered = np.sort(cells[:, :whole].reshape(-1, _BLOCK).T, axis=1)
+    count = ordered.shape[1]
+    by_phase = (ordered[:, (count - 1) // 2] + ordered[:, count // 2]) / 2
     largest = float(by_phase.max())
     others = (float(by_phase.sum()) - largest) / (_BLOCK - 1)
     return largest / max(others, _MIN_STEP)
