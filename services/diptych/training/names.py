@@ -18,7 +18,8 @@ from diptych.storage.tiers import open_files
 __all__ = ["ResultNames", "open_adapters"]
 
 ADAPTER_METHODS: Final = frozenset({"lora", "dora"})
-CACHE_BYTES: Final = 1 << 30
+CACHE_BYTES: Final = 16 << 30
+"""Of adapters on this machine's disk in front of a bucket."""
 SHA256: Final = "sha256:"
 
 

@@ -2,28 +2,22 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
 
 from diptych.adapters.bundle import to_bytes
 from diptych.adapters.registry import Registry, utc_now
-from diptych.adapters.stores import AdapterStores
 from diptych.adapters.summary import summarise
 from diptych.digest import Digest
 from diptych.storage.blobs import BlobStore
 from diptych.storage.local import LocalBlobs
-from diptych.storage.local_refs import LocalRefs
 from diptych.storage.s3 import S3Config, S3Store
-from diptych.storage.s3_blobs import S3Blobs, S3Refs
-from diptych.storage.tiers import open_files
+from diptych.storage.s3_blobs import S3Blobs
 from diptych.training.export import export_adapter, export_expert
+from diptych.training.names import open_adapters
 from diptych.training.spec import JobSpec
 from diptych.training.task import AttemptFolder, WorkerTask
 from diptych.training.trainables.trained_expert import TrainedExpert
 
 __all__ = ["checkpoint_blobs", "open_registry", "publish"]
-
-CACHE_BYTES: Final = 16 << 30
-"""Of adapters on this machine's disk in front of a bucket."""
 
 
 def checkpoint_blobs(task: WorkerTask, folder: AttemptFolder) -> BlobStore:
@@ -36,18 +30,8 @@ def checkpoint_blobs(task: WorkerTask, folder: AttemptFolder) -> BlobStore:
 
 def open_registry(task: WorkerTask) -> Registry:
     """Return the registry of adapters that inference serves from."""
-    folder = Path(task.home).expanduser().absolute() / "adapters"
-    if task.adapter_url is None:
-        blobs, refs = LocalBlobs(folder / "blobs"), LocalRefs(folder / "names")
-        stores = AdapterStores(blobs=blobs, refs=refs)
-    else:
-        store, prefix = _bucket(task.adapter_url, task)
-        stores = AdapterStores(
-            blobs=S3Blobs(store, prefix=f"{prefix}/blobs"),
-            refs=S3Refs(store, prefix=f"{prefix}/names"),
-        )
-    files = open_files(stores.blobs, cache_dir=folder / "cache", limit_bytes=CACHE_BYTES)
-    return Registry(stores, files)
+    home = Path(task.home).expanduser().absolute()
+    return open_adapters(home, url=task.adapter_url, s3_endpoint=task.s3_endpoint)
 
 
 def publish(
