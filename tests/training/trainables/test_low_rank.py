@@ -141,9 +141,13 @@ def test_half_precision_computes_in_half_from_float32_factors() -> None:
     own = low_ranks_of(made)["0"]
     x = torch.randn(3, 6).bfloat16()
     hidden = nn.functional.linear(x, own.down.bfloat16())
-    update = nn.functional.linear(hidden, own.up.bfloat16()) * own.scale
-    base = made[0].get_base_layer()(x)  # type: ignore[operator]
-    assert torch.equal(made[0](x), base + update)
+    update = hidden.double() @ own.up.bfloat16().double().T * own.scale
+    exact = made[0].get_base_layer().double()(x.double()) + update  # type: ignore[operator]
+    made[0].get_base_layer().bfloat16()  # type: ignore[operator]
+    found = made[0](x)
+    assert found.dtype is torch.bfloat16
+    # Rounded where the layer's own output is and where the update is added to it.
+    torch.testing.assert_close(found.double(), exact, rtol=2**-7, atol=2**-7)
 
 
 def test_dropout_drops_only_what_the_update_sees() -> None:

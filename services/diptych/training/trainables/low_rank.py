@@ -19,6 +19,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from diptych.adapters.adapter import LowRank, Magnitude
+from diptych.training.trainables.fused_linear import fuse
 from diptych.training.trainables.layers import LayerPlan
 from diptych.training.trainables.precision import compute_in
 from diptych.training.trainables.whole_tensors import whole
@@ -123,6 +124,7 @@ def _begin(layer: LoraLayer, start: LowRank | None) -> None:
         layer.cast_input_dtype_enabled = False
         compute_in(down, weight.dtype)
         compute_in(up, weight.dtype)
+        fuse(layer)
         return
     norms = layer.lora_magnitude_vector[_NAME].float().weight
     if start is not None and start.magnitude is not None:
