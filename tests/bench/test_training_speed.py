@@ -1,5 +1,6 @@
 """The whole comparison runs, and every promise must hold."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,11 @@ def test_the_whole_comparison_runs(tmp_path: Path) -> None:
         plain=PlainConfig(num_steps=2, batch_size=2, rank=2), num_pictures=4, repeats=1
     )
     done: list[int] = []
-    found = measure_training(config, folder=tmp_path, progress=lambda: done.append(1))
+    found = measure_training(
+        config,
+        folder=tmp_path,
+        progress=lambda: done.append(1),
+        make_executor=lambda: ThreadPoolExecutor(1),
+    )
     assert (done, found.num_images, len(found.warm_s)) == ([1], 4, 2)
     assert min(found.encoding.ratio, found.remembered.ratio, *found.warm_s) > 0

@@ -16,7 +16,7 @@ from diptych.clients.config import ClientConfig
 from diptych.clients.embedding_cache import EmbeddingCacheClient
 from diptych.rpc.channel import ChannelConfig
 
-__all__ = ["MAX_LOOPBACK_S", "CacheOverLoopback", "measure_loopback"]
+__all__ = ["MAX_LOOPBACK_S", "CacheOverLoopback", "measure_loopback", "served_cache"]
 
 MAX_LOOPBACK_S: Final = 2e-3
 _READY_S: Final = 120.0
@@ -52,7 +52,7 @@ def measure_loopback(folder: Path, *, num_reads: int = 500) -> CacheOverLoopback
     """
     ((key, values),) = made_values(1, seed=2)
     value = as_entry(values)
-    with _served(folder) as config, EmbeddingCacheClient(config) as client:
+    with served_cache(folder) as config, EmbeddingCacheClient(config) as client:
         client.write([(key, value)])
         read_s, probe_s = [], []
         for number in range(_WARM_READS + num_reads):
@@ -67,7 +67,12 @@ def measure_loopback(folder: Path, *, num_reads: int = 500) -> CacheOverLoopback
 
 
 @contextmanager
-def _served(folder: Path) -> Iterator[ClientConfig]:
+def served_cache(folder: Path) -> Iterator[ClientConfig]:
+    """Serve the nano pair's embeddings from a process of its own; yield how to call it.
+
+    Args:
+        folder: The server keeps its state there.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])

@@ -1,25 +1,24 @@
 """What a fine-tune costs: a job's own worker against the plain loop of diffusers' scripts.
 
-Both train the same LoRA on the same pictures in the same process, in turns, and every number is the
-median of the paired repeats. Ours is all that a worker does between its preparations and its last
-step: reading embeddings from a cache's service, drawing latents, telling progress.
+Both train the same LoRA on the same pictures in turns, and every number is the median of the paired
+repeats. Ours is all that a worker does between its preparations and its last step: reading
+embeddings from a cache's service, drawing latents, telling progress. As where they are used, the
+worker, the cache and the plain loop have a process each: in one they slow each other down, since
+threads of one pool wait for others that have no core.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final
 
-import torch
-
+from diptych.bench.cache_loopback import served_cache
 from diptych.bench.throughput import Pairs
 from diptych.bench.training_reference import Picture, PlainConfig, PlainTraining
-from diptych.embedding_cache.server import BackgroundCache
-from diptych.embedding_cache.settings import CacheSettings
-from diptych.embedding_cache.settings import Settings as CacheServiceSettings
 from diptych.nano.pair import expert_path
 from diptych.nano.pictures import draw_examples
 from diptych.training.devices import make_accelerator
@@ -38,7 +37,6 @@ __all__ = [
 
 MIN_OVER_ENCODING: Final = 1.5
 MIN_OVER_REMEMBERED: Final = 1.0
-_START_S: Final = 120.0
 _JOB: Final = """\
 name: bench
 model: {{source: nano/base-single}}
@@ -86,8 +84,16 @@ class TrainingSpeed:
         )
 
 
+def _own_process() -> Executor:
+    return ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn"))
+
+
 def measure_training(
-    config: TrainingSpeedConfig, *, folder: Path, progress: Callable[[], None] = lambda: None
+    config: TrainingSpeedConfig,
+    *,
+    folder: Path,
+    progress: Callable[[], None] = lambda: None,
+    make_executor: Callable[[], Executor] = _own_process,
 ) -> TrainingSpeed:
     """Train in turns and return the seconds.
 
@@ -95,15 +101,21 @@ def measure_training(
         config: What to measure.
         folder: Empty; pictures, embeddings and adapters are put there.
         progress: Called after every repeat.
+        make_executor: Of what trains one side.
     """
     pictures = _draw(folder / "scenes", config.num_pictures)
-    plain = PlainTraining(expert_path("base-single"), config.plain)
     ours_s, warm_s, encoding_s, remembered_s = [], [], [], []
-    with _cache(folder / "cache") as address:
+    with (
+        served_cache(folder / "cache") as cache,
+        make_executor() as ours,
+        make_executor() as theirs,
+    ):
         for number in range(-1, config.repeats):  # the first warms both up
-            prepared_s, steps_s = _Job(folder, number, address, config.plain).train()
-            encoded_s = plain.train(pictures, encodes=True)
-            cached_s = plain.train(pictures, encodes=False)
+            job = (folder, number, cache.channel.address, config.plain)
+            prepared_s, steps_s = ours.submit(_train_ours, *job).result()
+            plain = (config.plain, pictures)
+            encoded_s = theirs.submit(_train_theirs, *plain, encodes=True).result()
+            cached_s = theirs.submit(_train_theirs, *plain, encodes=False).result()
             warm_s.append(prepared_s)
             if number >= 0:
                 ours_s.append(steps_s)
@@ -118,6 +130,16 @@ def measure_training(
     )
 
 
+def _train_ours(
+    folder: Path, number: int, address: str, config: PlainConfig
+) -> tuple[float, float]:
+    return _Job(folder, number, address, config).train()
+
+
+def _train_theirs(config: PlainConfig, pictures: Sequence[Picture], *, encodes: bool) -> float:
+    return PlainTraining(expert_path("base-single"), config).train(pictures, encodes=encodes)
+
+
 def _draw(folder: Path, count: int) -> Sequence[Picture]:
     folder.mkdir(parents=True)
     pictures = []
@@ -127,18 +149,6 @@ def _draw(folder: Path, count: int) -> Sequence[Picture]:
         path.with_suffix(".txt").write_text(example.text, encoding="utf-8")
         pictures.append((path, example.text))
     return pictures
-
-
-@contextmanager
-def _cache(home: Path) -> Iterator[str]:
-    """Serve embeddings from this process and yield the address."""
-    own = CacheSettings(port=0, metrics_port=None, base="nano/base-single", refiner=None)
-    server = BackgroundCache(CacheServiceSettings(home=home, cache=own))
-    server.start(timeout_s=_START_S)
-    try:
-        yield server.address
-    finally:
-        server.stop()
 
 
 class _Job:
@@ -172,7 +182,6 @@ class _Job:
         session = Session(self._task, self._spec, self._attempt, accelerator, self)
         began = time.perf_counter()
         session.run()
-        torch.use_deterministic_algorithms(mode=False)  # as the other side has it
         return self._prepared_s - began, self._last_s - self._prepared_s
 
     def tell(self, kind: EventKind, data: Mapping[str, Any]) -> None:
