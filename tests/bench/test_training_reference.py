@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from diptych.bench.training_reference import PlainConfig, PlainTraining
+from diptych.bench.training_reference import PlainConfig, PlainModels, PlainTraining
 from diptych.nano.pair import expert_path
 from diptych.nano.pictures import draw_examples
 
@@ -27,7 +27,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, str]]
 def test_only_the_updates_factors_change(
     pictures: list[tuple[Path, str]], *, encodes: bool
 ) -> None:
-    training = PlainTraining(expert_path("base-single"), CONFIG)
+    training = PlainTraining(PlainModels.load(expert_path("base-single")), CONFIG)
     before = {name: one.clone() for name, one in training.unet.state_dict().items()}
     assert training.train(pictures, encodes=encodes) > 0
     after = training.unet.state_dict()

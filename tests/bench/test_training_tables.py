@@ -5,8 +5,14 @@ import json
 from rich.console import Console
 
 from diptych.bench.throughput import Pairs
+from diptych.bench.training_device import DeviceCase, DeviceCost, DeviceReport, StepCost
 from diptych.bench.training_speed import TrainingSpeed, TrainingSpeedConfig
-from diptych.bench.training_tables import training_as_json, training_table
+from diptych.bench.training_tables import (
+    device_as_json,
+    device_table,
+    training_as_json,
+    training_table,
+)
 
 FOUND = TrainingSpeed(
     config=TrainingSpeedConfig(),
@@ -26,3 +32,18 @@ def test_table_says_rates_and_ratios() -> None:
 def test_json_says_whether_promises_hold() -> None:
     plain = json.loads(json.dumps(training_as_json(FOUND)))
     assert (plain["over_encoding"], plain["over_remembered"], plain["holds"]) == (2.0, 0.5, False)
+
+
+def test_device_table_says_rates_shares_and_ratios() -> None:
+    device = "NVIDIA H100 80GB HBM3"
+    ours = StepCost(step_s=(0.5,), peak_bytes=3 << 30, ceiling_flops=200e12, device=device)
+    theirs = StepCost(step_s=(1.0,), peak_bytes=4 << 30, ceiling_flops=200e12, device=device)
+    case = DeviceCase(method="lora", batch_size=4, compile=True)
+    cost = DeviceCost(case=case, flops=10e12, ours=ours, theirs=theirs)
+    report = DeviceReport(architecture="sdxl", precision="bf16", costs=(cost,))
+    console = Console(width=250, record=True)
+    console.print(device_table(report))
+    text = console.export_text()
+    words = ("LoRA of rank 16, compiled", "500.0", "8.00", "3.0", "8.1%", "40.0%", "4.00", "2.00x")
+    assert all(word in text for word in words), text
+    assert json.loads(json.dumps(device_as_json(report)))["derived"][0]["ratio"] == 2.0

@@ -15,3 +15,9 @@ def test_training_is_measured_and_written_as_json(invoke: Invoke, tmp_path: Path
     result = invoke("bench", "training", *asked, "--json", path)
     assert "diffusers' loop" in result.stdout, result.output
     assert len(json.loads(path.read_text())["warm_s"]) == 2
+
+
+def test_steps_of_an_unknown_architecture_are_refused(invoke: Invoke) -> None:
+    result = invoke("bench", "training", "--architecture", "sd15")
+    assert result.exit_code == 2
+    assert "sd15" in result.output

@@ -28,6 +28,7 @@ __all__ = [
     "Painting",
     "StepsConfig",
     "StepsReport",
+    "check_architecture",
     "device_name",
     "load_architecture",
     "matmul_ceiling",
@@ -98,12 +99,12 @@ class StepsReport:
     paintings: tuple[Painting, ...]
 
 
-def load_architecture(name: str, *, random_weights: bool, device: str) -> Experts:
-    """Return the experts to measure: bfloat16 on an accelerator, float32 on a CPU.
+def check_architecture(name: str, *, random_weights: bool, device: str) -> None:
+    """Check that an architecture can be measured on a device.
 
     Raises:
-        InvalidRequest: The architecture is unknown, has no weights here, or needs a device that
-            this machine lacks; all of it is named.
+        InvalidRequest: It is unknown, has no weights here, or needs a device that this machine
+            lacks; all of it is named.
     """
     violations = []
     if name not in ARCHITECTURES:
@@ -117,6 +118,14 @@ def load_architecture(name: str, *, random_weights: bool, device: str) -> Expert
         violations.append(("device", "this machine has no CUDA or ROCm device"))
     if violations:
         raise InvalidRequest([FieldViolation(field=f, description=d) for f, d in violations])
+
+
+def load_architecture(name: str, *, random_weights: bool, device: str) -> Experts:
+    """Return the experts to measure: bfloat16 on an accelerator, float32 on a CPU.
+
+    Raises as ``check_architecture`` does.
+    """
+    check_architecture(name, random_weights=random_weights, device=device)
     dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
     if name == "sdxl":
         return random_sdxl(device=torch.device(device), dtype=dtype)

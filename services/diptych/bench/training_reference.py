@@ -15,13 +15,14 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers.training_utils import cast_training_params
 from peft import LoraConfig
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-__all__ = ["Picture", "PlainConfig", "PlainTraining"]
+__all__ = ["Picture", "PlainConfig", "PlainModels", "PlainTraining"]
 
 Picture = tuple[Path, str]
 """A file and its caption."""
@@ -36,45 +37,80 @@ class PlainConfig:
 
     resolution: int = 128
     batch_size: int = 4
-    rank: int = 16
+    rank: int | None = 16
+    """None trains all weights, as ``train_text_to_image_sdxl.py`` does."""
     learning_rate: float = 1e-4
     num_steps: int = 50
     seed: int = 0
+    mixed_precision: str = "no"
+    gradient_checkpointing: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PlainModels:
+    """What the scripts load: in float32, as they do, but for an accelerator's frozen UNet."""
+
+    unet: UNet2DConditionModel
+    schedule: DDPMScheduler
+    vae: AutoencoderKL | None = None
+    """None, like no encoders, where everything is encoded before."""
+    encoders: Sequence[Any] = ()
+    tokenizers: Sequence[CLIPTokenizer] = ()
+
+    @classmethod
+    def load(cls, folder: Path) -> "PlainModels":
+        """Return the models of a folder in diffusers' layout, on the CPU."""
+        first: Any = CLIPTextModel.from_pretrained(folder / "text_encoder")
+        second: Any = CLIPTextModelWithProjection.from_pretrained(folder / "text_encoder_2")
+        vae: Any = AutoencoderKL.from_pretrained(folder / "vae")
+        unet: Any = UNet2DConditionModel.from_pretrained(folder / "unet")
+        tokenizers = [
+            CLIPTokenizer.from_pretrained(folder / name) for name in ("tokenizer", "tokenizer_2")
+        ]
+        return cls(
+            unet=unet.float(),
+            schedule=DDPMScheduler.from_pretrained(folder / "scheduler"),
+            vae=vae.float(),
+            encoders=[first.float(), second.float()],
+            tokenizers=tokenizers,
+        )
 
 
 class PlainTraining:
-    """A model with a fresh LoRA of rank r on its attention, in the loop's hands."""
+    """A model, or a fresh LoRA of rank r on its attention, in the loop's hands."""
 
-    def __init__(self, folder: Path, config: PlainConfig) -> None:
-        """Load a folder in diffusers' layout, float32 on the CPU."""
+    def __init__(self, models: PlainModels, config: PlainConfig) -> None:
+        """Take the models, which are changed."""
         torch.manual_seed(config.seed)  # noqa: TID251 - as the script does
         self._config = config
-        self._accelerator = Accelerator(cpu=not torch.cuda.is_available())
+        on_cpu = next(models.unet.parameters()).device.type == "cpu"
+        self._accelerator = Accelerator(cpu=on_cpu, mixed_precision=config.mixed_precision)
         device = self._accelerator.device
-        self._tokenizers = [
-            CLIPTokenizer.from_pretrained(folder / name) for name in ("tokenizer", "tokenizer_2")
-        ]
-        first: Any = CLIPTextModel.from_pretrained(folder / "text_encoder")
-        second: Any = CLIPTextModelWithProjection.from_pretrained(folder / "text_encoder_2")
-        self._encoders = [model.float().to(device).eval() for model in (first, second)]
-        vae: Any = AutoencoderKL.from_pretrained(folder / "vae")
-        self._vae = vae.float().to(device).eval()
-        unet: Any = UNet2DConditionModel.from_pretrained(folder / "unet")
-        unet = unet.float().to(device)
-        for model in (*self._encoders, self._vae, unet):
-            model.requires_grad_(requires_grad=False)
-        unet.add_adapter(
-            LoraConfig(
-                r=config.rank,
-                lora_alpha=config.rank,
-                init_lora_weights="gaussian",
-                target_modules=_ATTENTION,
-            )
-        )
-        self._schedule = DDPMScheduler.from_pretrained(folder / "scheduler")
+        self._tokenizers = models.tokenizers
+        self._encoders = [one.to(device).eval() for one in models.encoders]
+        self._vae = None if models.vae is None else models.vae.to(device).eval()
+        self._schedule = models.schedule
+        for model in (*self._encoders, self._vae):
+            if model is not None:
+                model.requires_grad_(requires_grad=False)
+        unet = models.unet.to(device)
+        unet.requires_grad_(requires_grad=config.rank is None)
+        if config.rank is not None:
+            self._add_update(unet, config.rank)
+        if config.gradient_checkpointing:
+            unet.enable_gradient_checkpointing()
         self._trained = [one for one in unet.parameters() if one.requires_grad]
         optimizer = torch.optim.AdamW(self._trained, lr=config.learning_rate)
         self.unet, self._optimizer = self._accelerator.prepare(unet, optimizer)
+
+    @staticmethod
+    def _add_update(unet: UNet2DConditionModel, rank: int) -> None:
+        unet.add_adapter(
+            LoraConfig(
+                r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=_ATTENTION
+            )
+        )
+        cast_training_params(unet)  # to float32
 
     def train(self, pictures: Sequence[Picture], *, encodes: bool) -> float:
         """Train for the configured steps and return the seconds they took.
@@ -85,10 +121,11 @@ class PlainTraining:
         self.unet.train()
         began = time.perf_counter()
         for _ in range(self._config.num_steps):
-            self._step(*next(batches))
+            self.step(*next(batches))
         return time.perf_counter() - began
 
-    def _step(self, latents: Tensor, hidden: Tensor, pooled: Tensor) -> None:
+    def step(self, latents: Tensor, hidden: Tensor, pooled: Tensor) -> None:
+        """Take one step on latents [B, 4, h, w], prompt_embeds [B, T, D] and pooled [B, P]."""
         size, edge = len(latents), self._config.resolution
         noise = torch.randn_like(latents)
         total = self._schedule.config.num_train_timesteps
@@ -159,6 +196,7 @@ class PlainTraining:
             pooled = out[0]
             states.append(out.hidden_states[-2])
         assert pooled is not None
+        assert self._vae is not None
         posterior = self._vae.encode(pixels.to(self._vae.device)).latent_dist
         latents = posterior.sample() * self._vae.config.scaling_factor
         return latents, torch.cat(states, dim=-1), pooled

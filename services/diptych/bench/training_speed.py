@@ -18,7 +18,12 @@ from typing import Any, Final
 
 from diptych.bench.cache_loopback import served_cache
 from diptych.bench.throughput import Pairs
-from diptych.bench.training_reference import Picture, PlainConfig, PlainTraining
+from diptych.bench.training_reference import (
+    Picture,
+    PlainConfig,
+    PlainModels,
+    PlainTraining,
+)
 from diptych.nano.pair import expert_path
 from diptych.nano.pictures import draw_examples
 from diptych.training.devices import make_accelerator
@@ -33,6 +38,7 @@ __all__ = [
     "TrainingSpeed",
     "TrainingSpeedConfig",
     "measure_training",
+    "own_process",
 ]
 
 MIN_OVER_ENCODING: Final = 1.5
@@ -84,7 +90,8 @@ class TrainingSpeed:
         )
 
 
-def _own_process() -> Executor:
+def own_process() -> Executor:
+    """Return a process of its own that does what it is given, one after the other."""
     return ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn"))
 
 
@@ -93,7 +100,7 @@ def measure_training(
     *,
     folder: Path,
     progress: Callable[[], None] = lambda: None,
-    make_executor: Callable[[], Executor] = _own_process,
+    make_executor: Callable[[], Executor] = own_process,
 ) -> TrainingSpeed:
     """Train in turns and return the seconds.
 
@@ -137,7 +144,8 @@ def _train_ours(
 
 
 def _train_theirs(config: PlainConfig, pictures: Sequence[Picture], *, encodes: bool) -> float:
-    return PlainTraining(expert_path("base-single"), config).train(pictures, encodes=encodes)
+    models = PlainModels.load(expert_path("base-single"))
+    return PlainTraining(models, config).train(pictures, encodes=encodes)
 
 
 def _draw(folder: Path, count: int) -> Sequence[Picture]:

@@ -7,9 +7,10 @@ from typing import Any
 from rich.table import Table
 
 from diptych.bench.tables import judged, plain_table
+from diptych.bench.training_device import DeviceCost, DeviceReport
 from diptych.bench.training_speed import MIN_OVER_ENCODING, MIN_OVER_REMEMBERED, TrainingSpeed
 
-__all__ = ["training_as_json", "training_table"]
+__all__ = ["device_as_json", "device_table", "training_as_json", "training_table"]
 
 
 def training_as_json(found: TrainingSpeed) -> dict[str, Any]:
@@ -48,3 +49,55 @@ def training_table(found: TrainingSpeed) -> Table:
         "before the first step, seconds", "", f"{first_s:.1f}, then {later_s:.1f}", "", ""
     )
     return table
+
+
+def device_as_json(found: DeviceReport) -> dict[str, Any]:
+    """Return the numbers and what follows from them."""
+    derived = [
+        {
+            "images_per_s": one.images_per_s,
+            "ratio": one.ratio,
+            "ceiling_share": one.ceiling_share,
+            "mfu": one.mfu,
+        }
+        for one in found.costs
+    ]
+    return asdict(found) | {"derived": derived}
+
+
+def device_table(found: DeviceReport) -> Table:
+    """Return one line per case."""
+    first = found.costs[0].ours
+    table = plain_table(
+        f"{found.architecture}, {found.precision}, {first.device}",
+        "batch",
+        "ms a step",
+        "images/s",
+        "GiB",
+        "MFU",
+        f"of {first.ceiling_flops / 1e12:.3g} TFLOP/s",
+        "diffusers' loop, images/s",
+        "GiB",
+        "ratio",
+    )
+    for cost in found.costs:
+        table.add_row(*_device_row(cost))
+    return table
+
+
+def _device_row(cost: DeviceCost) -> tuple[str, ...]:
+    case, ours, theirs = cost.case, cost.ours, cost.theirs
+    name = f"LoRA of rank {case.rank}" if case.method == "lora" else "all weights"
+    more = (case.gradient_checkpointing, "recomputed"), (case.compile, "compiled")
+    return (
+        ", ".join([name, *(word for is_so, word in more if is_so)]),
+        str(case.batch_size),
+        f"{ours.median_s * 1e3:.1f}",
+        f"{cost.images_per_s:.2f}",
+        f"{ours.peak_bytes / 2**30:.1f}",
+        "" if cost.mfu is None else f"{cost.mfu:.1%}",
+        f"{cost.ceiling_share:.1%}",
+        "" if theirs is None else f"{case.batch_size / theirs.median_s:.2f}",
+        "" if theirs is None else f"{theirs.peak_bytes / 2**30:.1f}",
+        "" if cost.ratio is None else f"{cost.ratio:.2f}x",
+    )

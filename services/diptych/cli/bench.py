@@ -16,9 +16,9 @@ from diptych.cli.bench_cache import bench_cache
 from diptych.cli.bench_training import bench_training
 from diptych.cli.bench_training_faults import bench_training_faults
 from diptych.cli.embedded import need_extra
-from diptych.cli.measuring import Bar, JsonPath, counted, fail_unless, show
+from diptych.cli.measuring import Bar, JsonPath, batch_sizes, counted, fail_unless, show
 from diptych.cli.report import Report, reporting
-from diptych.errors import ExtraMissing, FieldViolation, InvalidRequest
+from diptych.errors import ExtraMissing
 
 __all__ = ["app"]
 
@@ -66,7 +66,7 @@ def bench_inference(
 
         chosen = device or ("cuda" if architecture == "sdxl" else "cpu")
         config = StepsConfig(
-            architecture=architecture, batches=_batch_sizes(batches), repeats=repeats
+            architecture=architecture, batches=batch_sizes(batches), repeats=repeats
         )
         experts = load_architecture(architecture, random_weights=random_weights, device=chosen)
         with report.waiting(f"measuring {architecture} on {chosen}"):
@@ -240,16 +240,3 @@ def _measure_serving(report: Report, requests: int, repeats: int, json_path: Pat
         )
     show(report, throughput_table(found), as_json(found), json_path)
     fail_unless(found.holds)
-
-
-def _batch_sizes(text: str) -> tuple[int, ...]:
-    """Return the numbers of a comma-separated list.
-
-    Raises:
-        InvalidRequest: One of them is not a positive whole number.
-    """
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        problem = f"expected positive whole numbers between commas, not {text!r}"
-        raise InvalidRequest([FieldViolation(field="--batches", description=problem)])
-    return tuple(int(part) for part in parts)

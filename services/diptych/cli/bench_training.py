@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from diptych.cli.embedded import need_extra
-from diptych.cli.measuring import Bar, JsonPath, fail_unless, show
-from diptych.cli.report import reporting
+from diptych.cli.measuring import Bar, JsonPath, batch_sizes, fail_unless, show
+from diptych.cli.report import Report, reporting
 
 __all__ = ["bench_training"]
 
@@ -21,11 +21,40 @@ def bench_training(
     rank: Annotated[int, typer.Option("--rank", min=1, max=128)] = 16,
     pictures: Annotated[int, typer.Option("--pictures", min=1)] = 64,
     repeats: Annotated[int, typer.Option("--repeats", min=1)] = 5,
+    architecture: Annotated[
+        str | None,
+        typer.Option("--architecture", help="Measure steps of sdxl or nano on a device instead."),
+    ] = None,
+    device: Annotated[str | None, typer.Option("--device", help="cpu or cuda.")] = None,
+    batches: Annotated[
+        str, typer.Option("--batches", help="Of LoRAs, with --architecture.")
+    ] = "1,4,8",
+    full_batches: Annotated[
+        str,
+        typer.Option(
+            "--full-batches", help="Of all weights, recomputing blocks, with --architecture."
+        ),
+    ] = "1",
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Compile our blocks, with --architecture.")
+    ] = False,
     json_path: JsonPath = None,
 ) -> None:
-    """Train a LoRA of the nano model as a job does, and in the plain loop of diffusers' scripts."""
+    """Train a LoRA of the nano model as a job does, and in the plain loop of diffusers' scripts.
+
+    With --architecture: seconds, memory and the share of what the device can multiply of steps
+    with SDXL's real size and random weights, or the nano model's.
+    """
     with reporting(as_json=False) as report:
         need_extra("benchmarking")
+        if architecture is not None:
+            where = device or ("cuda" if architecture == "sdxl" else "cpu")
+            sizes = (
+                batch_sizes(batches),
+                batch_sizes(full_batches, option="--full-batches"),
+            )
+            _measure_device(report, architecture, where, sizes, rank, compiled, json_path)
+            return
         from diptych.bench.training_reference import PlainConfig
         from diptych.bench.training_speed import TrainingSpeedConfig, measure_training
         from diptych.bench.training_tables import training_as_json, training_table
@@ -42,3 +71,29 @@ def bench_training(
             found = measure_training(config, folder=Path(folder), progress=bar.advance)
         show(report, training_table(found), training_as_json(found), json_path)
         fail_unless(found.holds)
+
+
+def _measure_device(
+    report: Report,
+    architecture: str,
+    device: str,
+    sizes: tuple[tuple[int, ...], tuple[int, ...]],
+    rank: int,
+    compiled: bool,
+    json_path: Path | None,
+) -> None:
+    from diptych.bench.steps import check_architecture
+    from diptych.bench.training_device import DeviceCase, measure_device
+    from diptych.bench.training_tables import device_as_json, device_table
+
+    check_architecture(architecture, random_weights=True, device=device)
+    cases = [
+        DeviceCase(method="lora", batch_size=size, rank=rank, compile=compiled) for size in sizes[0]
+    ]
+    cases += [
+        DeviceCase(method="full", batch_size=size, gradient_checkpointing=True, compile=compiled)
+        for size in sizes[1]
+    ]
+    with closing(Bar(report, "cases")) as bar:
+        found = measure_device(architecture, cases, device=device, progress=bar.advance)
+    show(report, device_table(found), device_as_json(found), json_path)

@@ -10,8 +10,9 @@ from rich.table import Table
 
 from diptych.cli.files import write_whole
 from diptych.cli.report import EXIT_FAILED, Report
+from diptych.errors import FieldViolation, InvalidRequest
 
-__all__ = ["Bar", "JsonPath", "counted", "fail_unless", "show"]
+__all__ = ["Bar", "JsonPath", "batch_sizes", "counted", "fail_unless", "show"]
 
 T = TypeVar("T")
 
@@ -54,3 +55,16 @@ def fail_unless(holds: bool) -> None:
     """End with an exit status that says whether what is promised holds."""
     if not holds:
         raise typer.Exit(EXIT_FAILED)
+
+
+def batch_sizes(text: str, *, option: str = "--batches") -> tuple[int, ...]:
+    """Return the numbers of a comma-separated list.
+
+    Raises:
+        InvalidRequest: One of them is not a positive whole number.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        problem = f"expected positive whole numbers between commas, not {text!r}"
+        raise InvalidRequest([FieldViolation(field=option, description=problem)])
+    return tuple(int(part) for part in parts)

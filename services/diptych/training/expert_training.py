@@ -13,7 +13,7 @@ from diptych.datasets.plan import Plan
 from diptych.datasets.sampling import Sampler
 from diptych.training.checkpoints import Checkpoint, Checkpoints
 from diptych.training.dataset_files import DatasetFiles
-from diptych.training.devices import joined
+from diptych.training.devices import compile_blocks, joined
 from diptych.training.embedding_reading import EmbeddingReader
 from diptych.training.encoder_choice import choose_stage
 from diptych.training.expert_state import ExpertState
@@ -83,7 +83,7 @@ class ExpertTraining:
         schedule = trainable.facts.opened.schedule
         self._objective = Objective(schedule, spec.objective, plan.timesteps)
         if spec.run.compile:
-            trainable.modules.compile()
+            compile_blocks(trainable.modules)
         trainable.modules = joined(accelerator, trainable.modules)
         self._state = ExpertState(
             trainable,

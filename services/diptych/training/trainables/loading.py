@@ -17,6 +17,7 @@ from diptych.errors import CheckpointInvalid, FieldViolation, InvalidRequest
 from diptych.models.experts import LoadOptions, OpenExpert, load_to_train, open_expert
 from diptych.models.parts import Checkpoint
 from diptych.models.text_encoders import TextEncoders
+from diptych.models.unet import Unet
 from diptych.nano.pair import model_source
 from diptych.training.experts import ExpertPlan
 from diptych.training.spec import JobSpec
@@ -33,7 +34,7 @@ from diptych.training.trainables.start import read_start, start_layers
 from diptych.training.trainables.texts import TrainedTexts
 from diptych.training.trainables.trained_expert import ExpertFacts, TrainedExpert
 
-__all__ = ["check_written", "load_trainable"]
+__all__ = ["check_written", "equip", "load_trainable"]
 
 _DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _NANO_NAMES: Final = {"single": "base-single"}
@@ -81,6 +82,33 @@ def load_trainable(
         unet_dtype=torch.float32 if spec.method == "full" else dtype,
         text_dtype={"none": None, "lora": dtype, "full": torch.float32}[texts],
     )
+    return equip(unet, encoders, opened, spec, plan, registry=registry, tenant=tenant)
+
+
+def equip(
+    unet: Unet,
+    encoders: TextEncoders | None,
+    opened: OpenExpert,
+    spec: JobSpec,
+    plan: ExpertPlan,
+    *,
+    registry: Registry | None = None,
+    tenant: str = DEFAULT_TENANT,
+) -> TrainedExpert:
+    """Return networks with what ``spec`` trains of them; they are changed in place.
+
+    Args:
+        unet: As ``load_to_train`` gives it, in the dtype that the job wants.
+        encoders: Where texts are trained, likewise.
+        opened: Where they came from.
+        spec: The job's.
+        plan: The expert's.
+        registry: Where ``adapter.start_from`` is looked up; may be None without it.
+        tenant: Whose adapters these are.
+
+    Raises as ``load_trainable`` of what is not about reading the model.
+    """
+    dtype = _DTYPES[spec.run.precision]
     networks: dict[Component, nn.Module] = {Component.UNET: unet.module}
     for encoder in encoders.encoders if encoders is not None else ():
         networks[Component(encoder.name)] = encoder.module
