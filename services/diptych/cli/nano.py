@@ -20,6 +20,8 @@ from diptych.cli.painting import Painted, follow_many
 from diptych.cli.report import Report, reporting
 from diptych.clients.calls import AdapterChoice, GenerateCall, Stage
 from diptych.errors import FieldViolation, InvalidRequest
+from diptych.inference.settings import load_settings
+from diptych.models.trained_experts import PREFIX, find_expert
 from diptych.nano.lessons import under_stars
 from diptych.nano.pair import ADAPTERS, expert_path
 from diptych.nano.pictures import STYLES, draw_examples
@@ -130,9 +132,12 @@ def score_pair(
     guidance: Annotated[float, typer.Option("--guidance")] = 2.0,
     boundary: Annotated[float, typer.Option("--boundary")] = 0.65,
     weights: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            "--weights", help="Folder that `nano build` wrote; the shipped one otherwise."
+            "--weights",
+            metavar="<path>",
+            help="Folder that `nano build` wrote, or experts/NAME of a job of two experts; the "
+            "shipped pair otherwise.",
         ),
     ] = None,
     sheet: Annotated[
@@ -146,13 +151,11 @@ def score_pair(
     """
     with reporting(as_json=as_json) as report:
         scenes = held_out_scenes(count)
-        folder = weights or expert_path("base").parent
-        single = _paint(report, folder / "base-single", None, scenes, steps, guidance, None)
-        pair = _paint(
-            report, folder / "base", folder / "refiner", scenes, steps, guidance, boundary
-        )
+        base, refiner, parent = _pair_folders(weights)
+        single = _paint(report, parent, None, scenes, steps, guidance, None)
+        pair = _paint(report, base, refiner, scenes, steps, guidance, boundary)
         scores = {"base-single": score(single, scenes), "pair": score(pair, scenes)}
-        psnr_db = _reconstruction(report, folder / "base", scenes)
+        psnr_db = _reconstruction(report, base, scenes)
         if sheet is not None:
             _write_sheet(sheet, pair, scenes)
         if not as_json:
@@ -211,6 +214,20 @@ def score_adapter(
         report.say("kept: " + ", ".join(f"{name} {share:.1%}" for name, share in kept.items()))
         answer = {"scores": {name: asdict(found) for name, found in scores.items()}, "kept": kept}
         report.answer(answer)
+
+
+def _pair_folders(weights: str | None) -> tuple[Path, Path, Path]:
+    """Return where base, refiner and the model they began with lie.
+
+    Raises:
+        ModelNotFound: A job's experts are not there.
+    """
+    if weights is None or not weights.startswith(PREFIX):
+        folder = expert_path("base").parent if weights is None else Path(weights)
+        return folder / "base", folder / "refiner", folder / "base-single"
+    experts, name = load_settings().home / "experts", weights.removeprefix(PREFIX)
+    base, refiner = (find_expert(experts, f"{name}/{stage}") for stage in ("base", "refiner"))
+    return base, refiner, expert_path("base-single")
 
 
 def _paint(
