@@ -44,6 +44,6 @@ def test_device_table_says_rates_shares_and_ratios() -> None:
     console = Console(width=250, record=True)
     console.print(device_table(report))
     text = console.export_text()
-    words = ("LoRA of rank 16, compiled", "500.0", "8.00", "3.0", "8.1%", "40.0%", "4.00", "2.00x")
+    words = ("LoRA 16, compiled", "500.0", "8.00", "3.0", "8.1%", "40.0%", "4.00", "2.00x")
     assert all(word in text for word in words), text
     assert json.loads(json.dumps(device_as_json(report)))["derived"][0]["ratio"] == 2.0

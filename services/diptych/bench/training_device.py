@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -166,14 +167,9 @@ def measure_device(
         for case in cases:
             job = (architecture, case, device, num_steps)
             own = ours.submit(_ours, *job).result()
-            costs.append(
-                DeviceCost(
-                    case=case,
-                    flops=training_flops(architecture, case),
-                    ours=own,
-                    theirs=theirs.submit(_theirs, *job).result() if plain else None,
-                )
-            )
+            their = theirs.submit(_theirs, *job).result() if plain else None
+            flops = training_flops(architecture, case.method, rank=case.rank)
+            costs.append(DeviceCost(case=case, flops=flops, ours=own, theirs=their))
             progress()
     precision = _precision(torch.device(device))
     return DeviceReport(architecture=architecture, precision=precision, costs=tuple(costs))
@@ -348,12 +344,12 @@ def _batch(unet: UNet2DConditionModel, size: int, edge: int) -> tuple[torch.Tens
     return normal(4, edge // 8, edge // 8), conditions
 
 
-def training_flops(architecture: str, case: DeviceCase) -> float:
+@cache
+def training_flops(architecture: str, method: Literal["lora", "full"], *, rank: int = 16) -> float:
     """Return the operations of one image's forward and backward, without computing anything."""
     nowhere = torch.device("meta")
-    plain = DeviceCase(method=case.method, batch_size=1, rank=case.rank)
-    spec = _spec(architecture, plain, torch.device("cpu"))
-    trained = _trained(architecture, spec, nowhere)
+    case = DeviceCase(method=method, batch_size=1, rank=rank)
+    trained = _trained(architecture, _spec(architecture, case, torch.device("cpu")), nowhere)
     latents, told = _batch(trained.network.unet, 1, ARCHITECTURES[architecture])
     t = torch.zeros(1, dtype=torch.int64, device=nowhere)
     with FlopCounterMode(display=False) as counter:

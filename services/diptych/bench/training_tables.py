@@ -66,17 +66,17 @@ def device_as_json(found: DeviceReport) -> dict[str, Any]:
 
 
 def device_table(found: DeviceReport) -> Table:
-    """Return one line per case."""
+    """Return one line per case: of a step, T is 1e12 operations per second; diffusers' images/s."""
     first = found.costs[0].ours
     table = plain_table(
         f"{found.architecture}, {found.precision}, {first.device}",
         "batch",
-        "ms a step",
+        "ms",
         "images/s",
         "GiB",
         "MFU",
-        f"of {first.ceiling_flops / 1e12:.3g} TFLOP/s",
-        "diffusers' loop, images/s",
+        f"of {first.ceiling_flops / 1e12:.3g} T",
+        "diffusers",
         "GiB",
         "ratio",
     )
@@ -87,7 +87,7 @@ def device_table(found: DeviceReport) -> Table:
 
 def _device_row(cost: DeviceCost) -> tuple[str, ...]:
     case, ours, theirs = cost.case, cost.ours, cost.theirs
-    name = f"LoRA of rank {case.rank}" if case.method == "lora" else "all weights"
+    name = f"LoRA {case.rank}" if case.method == "lora" else "full"
     more = (case.gradient_checkpointing, "recomputed"), (case.compile, "compiled")
     return (
         ", ".join([name, *(word for is_so, word in more if is_so)]),

@@ -3,13 +3,18 @@
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from diptych.cli.embedded import need_extra
 from diptych.cli.measuring import Bar, JsonPath, batch_sizes, fail_unless, show
 from diptych.cli.report import Report, reporting
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from diptych.bench.training_device import DeviceCase
 
 __all__ = ["bench_training"]
 
@@ -38,6 +43,9 @@ def bench_training(
     compiled: Annotated[
         bool, typer.Option("--compile", help="Compile our blocks, with --architecture.")
     ] = False,
+    plain: Annotated[
+        bool, typer.Option("--plain/--no-plain", help="Measure diffusers' loop beside ours.")
+    ] = True,
     json_path: JsonPath = None,
 ) -> None:
     """Train a LoRA of the nano model as a job does, and in the plain loop of diffusers' scripts.
@@ -49,11 +57,19 @@ def bench_training(
         need_extra("benchmarking")
         if architecture is not None:
             where = device or ("cuda" if architecture == "sdxl" else "cpu")
-            sizes = (
-                batch_sizes(batches),
-                batch_sizes(full_batches, option="--full-batches"),
-            )
-            _measure_device(report, architecture, where, sizes, rank, compiled, json_path)
+            from diptych.bench.training_device import DeviceCase
+
+            cases = [
+                DeviceCase(method="lora", batch_size=size, rank=rank, compile=compiled)
+                for size in batch_sizes(batches)
+            ]
+            cases += [
+                DeviceCase(
+                    method="full", batch_size=size, compile=compiled, gradient_checkpointing=True
+                )
+                for size in batch_sizes(full_batches, option="--full-batches")
+            ]
+            _measure_device(report, architecture, where, cases, plain, json_path)
             return
         from diptych.bench.training_reference import PlainConfig
         from diptych.bench.training_speed import TrainingSpeedConfig, measure_training
@@ -77,23 +93,17 @@ def _measure_device(
     report: Report,
     architecture: str,
     device: str,
-    sizes: tuple[tuple[int, ...], tuple[int, ...]],
-    rank: int,
-    compiled: bool,
+    cases: "Sequence[DeviceCase]",
+    plain: bool,
     json_path: Path | None,
 ) -> None:
     from diptych.bench.steps import check_architecture
-    from diptych.bench.training_device import DeviceCase, measure_device
+    from diptych.bench.training_device import measure_device
     from diptych.bench.training_tables import device_as_json, device_table
 
     check_architecture(architecture, random_weights=True, device=device)
-    cases = [
-        DeviceCase(method="lora", batch_size=size, rank=rank, compile=compiled) for size in sizes[0]
-    ]
-    cases += [
-        DeviceCase(method="full", batch_size=size, gradient_checkpointing=True, compile=compiled)
-        for size in sizes[1]
-    ]
     with closing(Bar(report, "cases")) as bar:
-        found = measure_device(architecture, cases, device=device, progress=bar.advance)
+        found = measure_device(
+            architecture, cases, device=device, plain=plain, progress=bar.advance
+        )
     show(report, device_table(found), device_as_json(found), json_path)
