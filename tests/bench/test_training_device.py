@@ -32,17 +32,17 @@ def test_both_sides_take_steps_of_every_case() -> None:
         DeviceCase(method="lora", batch_size=1, rank=2),
         DeviceCase(method="full", batch_size=2, gradient_checkpointing=True),
     ]
-    done: list[int] = []
+    done: list[DeviceCost] = []
     found = measure_device(
         "nano",
         cases,
         device="cpu",
         num_steps=2,
-        progress=lambda: done.append(1),
+        progress=done.append,
         make_executor=lambda: ThreadPoolExecutor(1),
     )
     assert [one.case for one in found.costs] == cases
-    assert (found.precision, len(done)) == ("fp32", 2)
+    assert (found.precision, tuple(done)) == ("fp32", found.costs)
     for one in found.costs:
         assert one.theirs is not None
         assert len(one.ours.step_s) == len(one.theirs.step_s) == 2

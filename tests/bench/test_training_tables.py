@@ -9,6 +9,7 @@ from diptych.bench.training_device import DeviceCase, DeviceCost, DeviceReport, 
 from diptych.bench.training_speed import TrainingSpeed, TrainingSpeedConfig
 from diptych.bench.training_tables import (
     device_as_json,
+    device_line,
     device_table,
     training_as_json,
     training_table,
@@ -47,3 +48,7 @@ def test_device_table_says_rates_shares_and_ratios() -> None:
     words = ("LoRA 16, compiled", "500.0", "8.00", "3.0", "8.1%", "40.0%", "4.00", "2.00x")
     assert all(word in text for word in words), text
     assert json.loads(json.dumps(device_as_json(report)))["derived"][0]["ratio"] == 2.0
+    assert device_line(cost) == (
+        "LoRA 16, compiled, batch 4: 500.0 ms, 8.00 images/s, 3.0 GiB, MFU 8.1%, "
+        "diffusers' loop 4.00 images/s, 2.00x"
+    )

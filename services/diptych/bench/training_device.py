@@ -148,7 +148,7 @@ def measure_device(
     device: str,
     num_steps: int = 10,
     plain: bool = True,
-    progress: Callable[[], None] = lambda: None,
+    progress: Callable[[DeviceCost], None] = lambda _: None,
     make_executor: Callable[[], Executor] = own_process,
 ) -> DeviceReport:
     """Take steps of every case in turn and return what they cost.
@@ -159,7 +159,7 @@ def measure_device(
         device: Where.
         num_steps: That are timed, after three that are not.
         plain: Whether the plain loop is measured too.
-        progress: Called after every case.
+        progress: Called with every case's cost, as soon as it is known.
         make_executor: Of what trains one side.
     """
     costs = []
@@ -170,7 +170,7 @@ def measure_device(
             their = theirs.submit(_theirs, *job).result() if plain else None
             flops = training_flops(architecture, case.method, rank=case.rank)
             costs.append(DeviceCost(case=case, flops=flops, ours=own, theirs=their))
-            progress()
+            progress(costs[-1])
     precision = _precision(torch.device(device))
     return DeviceReport(architecture=architecture, precision=precision, costs=tuple(costs))
 

@@ -10,7 +10,7 @@ from diptych.bench.tables import judged, plain_table
 from diptych.bench.training_device import DeviceCost, DeviceReport
 from diptych.bench.training_speed import MIN_OVER_ENCODING, MIN_OVER_REMEMBERED, TrainingSpeed
 
-__all__ = ["device_as_json", "device_table", "training_as_json", "training_table"]
+__all__ = ["device_as_json", "device_line", "device_table", "training_as_json", "training_table"]
 
 
 def training_as_json(found: TrainingSpeed) -> dict[str, Any]:
@@ -83,6 +83,15 @@ def device_table(found: DeviceReport) -> Table:
     for cost in found.costs:
         table.add_row(*_device_row(cost))
     return table
+
+
+def device_line(cost: DeviceCost) -> str:
+    """Return what one case costs in a line."""
+    name, batch, step_ms, images, memory, mfu, _, theirs, _, ratio = _device_row(cost)
+    parts = [f"{name}, batch {batch}: {step_ms} ms", f"{images} images/s", f"{memory} GiB"]
+    parts += [f"MFU {mfu}"] if mfu else []
+    parts += [f"diffusers' loop {theirs} images/s, {ratio}"] if theirs else []
+    return ", ".join(parts)
 
 
 def _device_row(cost: DeviceCost) -> tuple[str, ...]:

@@ -98,12 +98,15 @@ def _measure_device(
     json_path: Path | None,
 ) -> None:
     from diptych.bench.steps import check_architecture
-    from diptych.bench.training_device import measure_device
-    from diptych.bench.training_tables import device_as_json, device_table
+    from diptych.bench.training_device import DeviceCost, measure_device
+    from diptych.bench.training_tables import device_as_json, device_line, device_table
 
     check_architecture(architecture, random_weights=True, device=device)
+
+    def tell(cost: DeviceCost) -> None:
+        report.say(device_line(cost))  # a device that is lent may be gone before the table
+        bar.advance()
+
     with closing(Bar(report, "cases")) as bar:
-        found = measure_device(
-            architecture, cases, device=device, plain=plain, progress=bar.advance
-        )
+        found = measure_device(architecture, cases, device=device, plain=plain, progress=tell)
     show(report, device_table(found), device_as_json(found), json_path)
