@@ -2,8 +2,12 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
+import typer
+from rich.text import Text
 from typer.testing import CliRunner
 
 from diptych import __version__
@@ -26,6 +30,26 @@ def runner() -> CliRunner:
 def test_help_names_every_command(runner: CliRunner) -> None:
     result = runner.invoke(app, ["--help"])
     assert {word for word in COMMANDS if f" {word} " in result.stdout} == COMMANDS
+
+
+def commands(found: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield every command below one, itself first, and the words that call it."""
+    yield path, found
+    for name, below in getattr(found, "commands", {}).items():
+        yield from commands(below, (*path, name))
+
+
+EVERY_COMMAND = dict(commands(typer.main.get_command(app)))
+
+
+@pytest.mark.parametrize("path", EVERY_COMMAND, ids=" ".join)
+def test_every_command_helps_and_says_all_of_its_words(
+    path: tuple[str, ...], runner: CliRunner
+) -> None:
+    assert runner.invoke(app, [*path, "--help"]).exit_code == 0
+    for parameter in EVERY_COMMAND[path].params:
+        help_text = getattr(parameter, "help", None) or ""
+        assert Text.from_markup(help_text).plain == help_text.replace("\\[", "[")
 
 
 def test_version_is_the_package_version(runner: CliRunner) -> None:

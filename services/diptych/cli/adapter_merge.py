@@ -21,7 +21,7 @@ from diptych.clients.adapter_values import MergeCall
 __all__ = ["merge"]
 
 Sources = Annotated[
-    list[str], typer.Argument(help="NAME[:TAG][@WEIGHT], two or more.", show_default=False)
+    list[str], typer.Argument(help="NAME[:TAG]\\[@WEIGHT], two or more.", show_default=False)
 ]
 Method = Annotated[
     str,

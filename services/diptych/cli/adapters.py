@@ -52,8 +52,8 @@ def import_adapter(
     source: Annotated[
         str,
         typer.Argument(
-            help="A .safetensors file, a folder of PEFT's, s3://, hf://owner/name[/file], or "
-            "file: on the server.",
+            help="A .safetensors file, a folder of PEFT's, s3://, hf://owner/name (or /file of "
+            "it), or file: on the server.",
             show_default=False,
         ),
     ],

@@ -127,7 +127,7 @@ AdapterOption = Annotated[
     list[str] | None,
     typer.Option(
         "--adapter",
-        help="NAME[:TAG][@SCALE][,PART=FACTOR...][,force], such as huggy@0.8,unet.down=0.5; "
+        help="NAME[:TAG]\\[@SCALE][,PART=FACTOR...][,force], such as huggy@0.8,unet.down=0.5; "
         "repeatable.",
         show_default=False,
         rich_help_panel="Adapters",
