@@ -130,7 +130,11 @@ def test_a_terminated_worker_leaves_checkpoints_of_both(
 def test_a_wish_stops_both_with_checkpoints(cache: str, home: Path, in_turn: Outcome) -> None:
     task = beside(home, cache, "paused")
     wish = AttemptFolder(job_dir=home / "jobs" / task.job_id, attempt=1).wish
-    folder, status = signalled(task, lambda _: [wish.write_text("pause"), None][1], expert="base")
+
+    def pause(_: "subprocess.Popen[bytes]") -> None:
+        wish.write_text("pause")
+
+    folder, status = signalled(task, pause, expert="base")
     assert (status, outcome_in(folder).ending) == (0, "stopped")
     assert ended(replace(task, attempt=2)).result == in_turn.result
 

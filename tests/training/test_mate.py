@@ -99,6 +99,7 @@ def test_a_mate_that_was_not_started_has_not_ended(folder: AttemptFolder, lock: 
 def test_a_mate_that_was_killed_is_lost_and_that_is_nobodys_fault(
     folder: AttemptFolder, lock: int
 ) -> None:
+    folder.log.write_text("no more memory\n")
     mate, beats = a_mate(
         folder, lock, "import time; time.sleep(0.5); import os; os.kill(os.getpid(), 9)"
     )
@@ -106,6 +107,7 @@ def test_a_mate_that_was_killed_is_lost_and_that_is_nobodys_fault(
         found = mate.wait()
     assert (found.ending, found.reason, found.is_users) == ("failed", "WORKER_LOST", False)
     assert "the refiner ended with signal 9" in found.message
+    assert found.message.endswith("no more memory")
     assert beats
 
 

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from diptych.training.attempt_files import read_outcome, write_task
+from diptych.training.tailing import log_tail
 from diptych.training.task import AttemptFolder, Outcome, WorkerTask
 
 __all__ = ["Mate"]
@@ -97,6 +98,8 @@ class Mate:
             return Outcome(ending="preempted")
         how = f"signal {-status}" if status < 0 else f"status {status}"
         message = f"the process that trains the {self._expert} ended with {how} and no outcome"
+        if words := log_tail(self._folder.log):
+            message += f"; the worker's log ends with: {words}"
         return Outcome(ending="failed", reason="WORKER_LOST", message=message)
 
     def end(self) -> None:
