@@ -34,7 +34,12 @@ folder, expert = Path(sys.argv[1]), sys.argv[2]
 def say(ending):
     (folder / f"outcome-{expert}.json").write_text('{"ending": "%s"}' % ending)
 """
-SLEEPS = "import sys, time; (open(sys.argv[1] + '/ready', 'w').close()); time.sleep(60)"
+SLEEPS = """
+import sys, threading
+open(sys.argv[1] + "/ready", "w").close()
+threading.Event().wait(60)
+"""
+KILLED = "import os, threading; threading.Event().wait(0.5); os.kill(os.getpid(), 9)"
 HEEDS = (
     f"{SAYS}\nsignal.signal(signal.SIGTERM, lambda *_: (say('preempted'), sys.exit(0)))\n{SLEEPS}"
 )
@@ -100,9 +105,7 @@ def test_a_mate_that_was_killed_is_lost_and_that_is_nobodys_fault(
     folder: AttemptFolder, lock: int
 ) -> None:
     folder.log.write_text("no more memory\n")
-    mate, beats = a_mate(
-        folder, lock, "import time; time.sleep(0.5); import os; os.kill(os.getpid(), 9)"
-    )
+    mate, beats = a_mate(folder, lock, KILLED)
     with mate.start(TASK):
         found = mate.wait()
     assert (found.ending, found.reason, found.is_users) == ("failed", "WORKER_LOST", False)
