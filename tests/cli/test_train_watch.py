@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -59,6 +60,22 @@ def test_a_line_of_progress_comes_every_ten_seconds_and_at_the_end(
         line.split("step ")[1].split()[0] for line in capsys.readouterr().out.splitlines()[:-1]
     ]
     assert steps == ["1", "11", "21", "31", "41", "51", "60"]
+
+
+def test_an_expert_that_is_trained_beside_another_has_lines_of_its_own(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    events = [
+        told(2 * step + place, replace(PROGRESS, expert=expert, step=step))
+        for step in range(1, 7)
+        for place, expert in enumerate(("base", "refiner"))
+    ]
+    watched = cast("TrainingClient", SimpleNamespace(watch=lambda *_, **__: iter(events)))
+    follow(Report(as_json=False), watched, "0123")
+    lines = [line.split()[1:4] for line in capsys.readouterr().out.splitlines()]
+    assert lines == [
+        [f"{expert}:", "step", step] for step in ("1", "6") for expert in ("base", "refiner")
+    ]
 
 
 def test_programs_hear_of_every_step(capsys: pytest.CaptureFixture[str]) -> None:

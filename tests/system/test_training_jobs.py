@@ -76,11 +76,14 @@ def training(home: Path, cache: BackgroundCache) -> Iterator[TrainingClient]:
     server.stop()
 
 
-def kill_worker(job_id: str) -> None:
-    """Kill the process that trains a job."""
+def kill_worker(job_id: str, last: str = "") -> None:
+    """Kill the process that trains a job, or its mate, whose last word is its expert."""
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
-        if "diptych.training.worker" in words and f"/{job_id}/" in words[-1]:
+        is_worker = "diptych.training.worker" in words and any(
+            f"/{job_id}/" in one for one in words
+        )
+        if is_worker and words[-1].endswith(last):
             process.kill()
 
 
@@ -115,3 +118,26 @@ def test_job_survives_its_worker_and_ends_in_a_served_name(
         (picture,) = painter.generate_images(call)
     server.stop()
     assert picture.data
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_job_whose_experts_are_trained_at_once_survives_either_process(
+    training: TrainingClient,
+) -> None:
+    run = "run: {side_by_side: true, num_steps: 100,"
+    text = SPEC.replace("run: {num_steps: 20,", run) + "stage: both\nboundary: 0.65\n"
+    job = training.create(JobCall(spec=text)).job
+    assert job is not None
+    killed: list[str] = []
+    done: dict[str, int] = {}
+    for event in training.watch(job.job_id):
+        told = event.event
+        if isinstance(told, CheckpointWritten) and event.attempt == len(killed) + 1 < 3:
+            kill_worker(job.job_id, "refiner" if not killed else "/2")
+            killed.append(told.expert)
+        if isinstance(told, JobProgress):
+            done[told.expert] = told.step
+    ended = training.get(job.job_id)
+    assert (ended.state, ended.attempt, ended.num_faults) == ("succeeded", 3, 2)
+    assert done == {"base": 100, "refiner": 100}

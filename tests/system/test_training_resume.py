@@ -1,18 +1,17 @@
 """A worker that is killed with signal 9 and started again ends where one that was not does."""
 
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from subprocess import Popen
 from typing import Any
 
 import pytest
 
-from diptych.training.task import AttemptFolder, Outcome, WorkerTask
-from support.jobs import a_task, an_attempt, events_of, nano_cache
+from diptych.training.task import Outcome
+from support.jobs import a_task, nano_cache
+from support.workers import ended, signalled
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
@@ -30,36 +29,6 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield address
 
 
-def started(folder: AttemptFolder) -> "subprocess.Popen[bytes]":
-    """Start a worker as its owner does: on a leash."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "diptych.training.worker", str(folder.path)],
-        stdin=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
-    )
-
-
-def ended(task: WorkerTask) -> Outcome:
-    """Let a worker do all of a task."""
-    folder = an_attempt(task)
-    with started(folder) as process:
-        assert process.wait(600) == 0
-    return Outcome.from_json(folder.outcome.read_text())
-
-
-def signalled(task: WorkerTask, number: int, *, expert: str) -> tuple[AttemptFolder, int]:
-    """Start a worker, signal it once an expert has a checkpoint, and return its exit status."""
-    folder = an_attempt(task)
-    with started(folder) as process:
-        while process.poll() is None:
-            told = events_of(folder, "checkpoint") if folder.events.exists() else []
-            if any(one["expert"] == expert for one in told):
-                process.send_signal(number)
-                break
-            signal.sigtimedwait([], 0.02)
-        return folder, process.wait(600)
-
-
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("home")
@@ -75,7 +44,7 @@ def test_a_killed_job_ends_in_the_very_bytes_of_one_that_was_not(
     expert: str, cache: str, home: Path, whole: Outcome
 ) -> None:
     task = a_task(home, cache, job_id=f"killed-{expert}", **OPTIONS)
-    folder, status = signalled(task, signal.SIGKILL, expert=expert)
+    folder, status = signalled(task, Popen.kill, expert=expert)
     assert status == -signal.SIGKILL
     assert not folder.outcome.exists()
     resumed = ended(replace(task, attempt=2))
@@ -87,7 +56,7 @@ def test_a_terminated_job_leaves_a_checkpoint_and_goes_on(
     cache: str, home: Path, whole: Outcome
 ) -> None:
     task = a_task(home, cache, job_id="preempted", **OPTIONS)
-    folder, status = signalled(task, signal.SIGTERM, expert="base")
+    folder, status = signalled(task, Popen.terminate, expert="base")
     assert status == 0
     assert Outcome.from_json(folder.outcome.read_text()).ending == "preempted"
     assert ended(replace(task, attempt=2)).result == whole.result

@@ -85,19 +85,42 @@ def test_held_lock_tells_that_a_worker_lives(folder: AttemptFolder) -> None:
     assert is_worker_gone(folder)
 
 
-def test_silence_lasts_until_the_file_changes(tmp_path: Path) -> None:
-    path = tmp_path / "heartbeat"
-    heartbeat = Heartbeat(path, now=10.0)
+def test_silence_lasts_until_the_file_changes(folder: AttemptFolder) -> None:
+    heartbeat = Heartbeat(folder, now=10.0)
     assert heartbeat.silent_s(12.0) == 2.0
-    path.touch()
+    write_task(folder, TASK)
+    folder.heartbeat.touch()
     assert heartbeat.silent_s(13.0) == 0.0
     assert heartbeat.silent_s(20.0) == 7.0
 
 
-def test_clock_of_the_file_does_not_matter(tmp_path: Path) -> None:
-    path = tmp_path / "heartbeat"
-    path.touch()
-    heartbeat = Heartbeat(path, now=0.0)
+def test_clock_of_the_file_does_not_matter(folder: AttemptFolder) -> None:
+    write_task(folder, TASK)
+    folder.heartbeat.touch()
+    heartbeat = Heartbeat(folder, now=0.0)
     heartbeat.silent_s(1.0)
-    os.utime(path, (1.0, 1.0))
+    os.utime(folder.heartbeat, (1.0, 1.0))
     assert heartbeat.silent_s(5.0) == 0.0
+
+
+def test_a_silent_mate_is_noticed_while_its_worker_beats(folder: AttemptFolder) -> None:
+    write_task(folder, TASK)
+    mate = folder.of_mate("refiner")
+    heartbeat = Heartbeat(folder, now=0.0)
+    folder.heartbeat.touch()
+    mate.heartbeat.touch()
+    assert heartbeat.silent_s(2.0) == 0.0
+    os.utime(folder.heartbeat, (1.0, 1.0))
+    assert heartbeat.silent_s(4.0) == 2.0
+
+
+def test_a_mate_that_has_ended_is_not_silent(folder: AttemptFolder) -> None:
+    write_task(folder, TASK)
+    mate = folder.of_mate("refiner")
+    folder.heartbeat.touch()
+    mate.heartbeat.touch()
+    heartbeat = Heartbeat(folder, now=0.0)
+    heartbeat.silent_s(1.0)
+    mate.heartbeat.unlink()
+    os.utime(folder.heartbeat, (1.0, 1.0))
+    assert heartbeat.silent_s(9.0) == 0.0

@@ -18,8 +18,8 @@ def counts(metrics: TrainingMetrics) -> Counts:
     return Counts(metrics)
 
 
-def progress(step: int, speed: float) -> Told:
-    data = {"expert": "base", "step": step, "images_per_s": speed}
+def progress(step: int, speed: float, expert: str = "base") -> Told:
+    data = {"expert": expert, "step": step, "num_steps": 200, "images_per_s": speed}
     return Told(kind=EventKind.PROGRESS, data=data)
 
 
@@ -37,6 +37,14 @@ def test_speed_is_that_of_all_jobs(counts: Counts) -> None:
     assert counts.images_per_s == 6.0
     counts.on_ended("b")
     assert reading({}, counts).images_per_s == 2.0
+
+
+def test_speeds_of_experts_that_are_trained_at_once_add_up(counts: Counts) -> None:
+    counts.on_told("a", progress(1, 2.0))
+    counts.on_told("a", progress(1, 3.0, "refiner"))
+    assert counts.images_per_s == 5.0
+    counts.on_told("a", progress(200, 2.0))
+    assert counts.images_per_s == 3.0
 
 
 def test_attempts_faults_and_waits_are_counted(metrics: TrainingMetrics, counts: Counts) -> None:

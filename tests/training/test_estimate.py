@@ -131,6 +131,20 @@ def test_disk_holds_what_is_kept_what_is_written_and_what_is_exported(facts: Job
     assert found.disk_bytes == 3 * expert.checkpoint_bytes + expert.export_bytes
 
 
+def test_experts_side_by_side_take_half_the_time_and_may_write_at_once(facts: JobFacts) -> None:
+    (model,) = facts.values()
+    both: JobFacts = {"base": model, "refiner": model}
+    lines = ("stage: both", "boundary: 0.5", "checkpoints: {keep: 2}")
+    turns, beside = (
+        estimate(job(*lines, run=f"num_steps: 4{more}"), both, images_per_s=1.0)
+        for more in ("", ", side_by_side: true")
+    )
+    assert (turns.seconds, beside.seconds) == (8.0, 4.0)
+    assert turns.peak_memory_bytes == beside.peak_memory_bytes == beside.experts[0].peak_bytes
+    assert turns.disk_bytes is not None
+    assert beside.disk_bytes == turns.disk_bytes + beside.experts[0].checkpoint_bytes
+
+
 def test_steps_are_unknown_while_epochs_are_and_images_are_not(facts: JobFacts) -> None:
     found = estimate(job(run="num_epochs: 2"), facts, images_per_s=1.0)
     assert (found.num_steps, found.seconds) == (None, None)

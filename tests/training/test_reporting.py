@@ -2,6 +2,7 @@
 
 import json
 import math
+import threading
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from diptych.errors import StoreFull
 from diptych.training.events import EventKind
 from diptych.training.reporting import Reporter, Silence
+from diptych.training.tailing import EventTail
 from diptych.training.task import AttemptFolder, Outcome
 from support.full_disk import files_no_larger_than
 
@@ -67,6 +69,41 @@ def test_an_outcome_comes_back_whole(outcome: Outcome, folder: AttemptFolder) ->
 def test_a_full_disk_is_told_as_what_it_is(folder: AttemptFolder) -> None:
     with files_no_larger_than(100), pytest.raises(StoreFull):
         Reporter(folder).warn("LONG", "x" * 1000)
+
+
+def test_a_line_begins_anew_behind_one_that_another_writer_left_unfinished(
+    folder: AttemptFolder,
+) -> None:
+    folder.events.write_bytes(b'{"kind": "prog')
+    Reporter(folder).warn("A", "b")
+    Reporter(folder).warn("C", "d")
+    told = EventTail(folder.events).read()
+    assert [(number, one.data["reason"]) for number, one in told] == [(2, "A"), (3, "C")]
+
+
+def test_a_worker_and_its_mate_tell_whole_lines_at_once(folder: AttemptFolder) -> None:
+    def tell(reporter: Reporter) -> None:
+        for number in range(200):
+            reporter.warn("A", str(number) * 50)
+
+    threads = [
+        threading.Thread(target=tell, args=(Reporter(one),))
+        for one in (folder, folder.of_mate("refiner"))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(EventTail(folder.events).read()) == 400
+
+
+def test_a_mate_that_has_ended_leaves_no_heartbeat(folder: AttemptFolder) -> None:
+    mate = folder.of_mate("refiner")
+    Reporter(mate).beat()
+    assert mate.heartbeat.exists()
+    Reporter(mate).end(Outcome(ending="succeeded"))
+    assert not mate.heartbeat.exists()
+    assert not folder.outcome.exists()
 
 
 def test_other_processes_say_nothing(folder: AttemptFolder) -> None:

@@ -77,9 +77,19 @@ def test_sections_that_contradict_are_refused(lines: Sequence[str], fields: list
     ("run", "lines", "fields"),
     [
         (
-            "num_steps: 4, side_by_side: true, num_devices: 2",
-            ("stage: both", "boundary: 0.5"),
+            "num_steps: 4, side_by_side: true",
+            ("stage: base", "boundary: 0.5"),
             ["run.side_by_side"],
+        ),
+        (
+            "num_steps: 4, side_by_side: true, num_devices: 2, num_nodes: 2",
+            ("stage: both", "boundary: 0.5"),
+            ["run.num_devices", "run.num_nodes"],
+        ),
+        (
+            "num_steps: 4, side_by_side: true, sharding: fsdp2",
+            ("stage: both", "boundary: 0.5"),
+            ["run.sharding"],
         ),
         ("num_steps: 4, sharding: fsdp2", (), ["run.sharding"]),
     ],
@@ -88,6 +98,10 @@ def test_devices_that_a_job_cannot_use_are_refused(
     run: str, lines: Sequence[str], fields: list[str]
 ) -> None:
     assert wrong_fields(job(*lines, run=run)) == fields
+
+
+def test_two_experts_may_be_trained_side_by_side() -> None:
+    check(job("stage: both", "boundary: 0.5", run="num_steps: 4, side_by_side: true"))
 
 
 @pytest.mark.parametrize("field", ["rank_pattern", "alpha_pattern"])

@@ -21,14 +21,17 @@ from diptych.models.trained_experts import find_expert
 from diptych.storage.local import LocalBlobs
 from diptych.training.checkpoints import Checkpoint, Checkpoints, Written
 from diptych.training.experts import expert_plans
+from diptych.training.mate import Mate
 from diptych.training.publishing import open_registry
 from diptych.training.session import allowed_places
 from diptych.training.spec_text import parse_job
-from diptych.training.task import WorkerTask
+from diptych.training.task import Outcome, WorkerTask
+from diptych.training.worker import held_lock
 from support.full_disk import files_no_larger_than
 from support.jobs import a_session, a_task, an_attempt, events_of, nano_cache, run_session
 
 FOUR = {"num_steps": 4}
+BOTH: dict[str, Any] = {"stage": "both", "boundary": 0.65, "model": {"source": "nano/base-single"}}
 
 
 @pytest.fixture(scope="module")
@@ -76,14 +79,8 @@ def stopped_after(task: WorkerTask, step: int) -> WorkerTask:
 
 
 def test_both_experts_are_one_job_that_goes_on_in_its_second(cache: str, tmp_path: Path) -> None:
-    options: dict[str, Any] = {
-        "stage": "both",
-        "boundary": 0.65,
-        "model": {"source": "nano/base-single"},
-        "run": FOUR,
-    }
-    whole = run_session(a_task(tmp_path, cache, **options))
-    again = stopped_after(a_task(tmp_path, cache, job_id="cut", **options), 1)
+    whole = run_session(a_task(tmp_path, cache, run=FOUR, **BOTH))
+    again = stopped_after(a_task(tmp_path, cache, job_id="cut", run=FOUR, **BOTH), 1)
     resumed = run_session(again)
     assert resumed.result == whole.result
     card = open_registry(again).card(digest_of(resumed.result))
@@ -92,6 +89,40 @@ def test_both_experts_are_one_job_that_goes_on_in_its_second(cache: str, tmp_pat
     assert isinstance(timesteps, dict)
     assert timesteps["base"]["first"] >= 350
     assert timesteps["refiner"]["last"] <= 349
+
+
+def test_a_mate_trains_its_expert_alone_and_exports_nothing(cache: str, tmp_path: Path) -> None:
+    task = a_task(tmp_path, cache, run=FOUR | {"side_by_side": True}, **BOTH)
+    task = replace(task, expert="refiner", num_embeddings=13, num_encoded=5)
+    folder = an_attempt(task)
+    assert a_session(task, folder).run() == Outcome(ending="succeeded")
+    (prepared,) = events_of(folder, "prepared")
+    assert (prepared["expert"], prepared["num_embeddings"], prepared["num_encoded"]) == (
+        "refiner",
+        13,
+        5,
+    )
+    names = {one.key.split("/")[0] for one in LocalBlobs(folder.checkpoints).listing("")}
+    assert names == {"1-refiner"}
+
+
+def test_an_expert_stops_with_a_checkpoint_where_its_mate_has_failed(
+    cache: str, tmp_path: Path
+) -> None:
+    failed = Outcome(ending="failed", reason="NON_FINITE_LOSS", message="no", is_users=True)
+    say = "import sys; open(sys.argv[1] + '/outcome-refiner.json', 'w')"
+    run = {"num_steps": 100_000, "side_by_side": True}
+    task = a_task(tmp_path, cache, run=run, checkpoints={"every_steps": 10**6}, **BOTH)
+    folder = an_attempt(task)
+    with held_lock(folder.lock, lambda: False) as lock:
+        assert lock is not None
+        worker = ("-c", f"{say}.write({failed.to_json()!r})")
+        mate = Mate(folder, lock=lock, beat=lambda: None, worker=worker)
+        session = a_session(task, folder)
+        session._mate = mate
+        assert session.run() == failed
+    (checkpoint,) = events_of(folder, "checkpoint")
+    assert checkpoint["expert"] == "base"
 
 
 def test_a_job_whose_disk_was_full_goes_on_from_the_checkpoint_before(

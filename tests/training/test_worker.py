@@ -69,9 +69,10 @@ def test_a_second_worker_waits_for_the_first_ones_lock(tmp_path: Path) -> None:
 
     lock = tmp_path / "lock"
     with held_lock(lock, go_on) as first, held_lock(lock, go_on) as second:
-        assert (first, second) == (True, False)
+        assert first is not None
+        assert second is None
     with held_lock(lock, go_on) as third:
-        assert third
+        assert third is not None
 
 
 def test_a_worker_without_an_owner_ends_at_once(tmp_path: Path) -> None:

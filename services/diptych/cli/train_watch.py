@@ -1,6 +1,7 @@
 """Following a job: a live view on a terminal, lines elsewhere, JSON lines for programs."""
 
 import json
+import math
 from collections.abc import Iterable
 from typing import Final
 
@@ -72,15 +73,15 @@ def _live(report: Report, events: Iterable[TrainingEvent], view: JobView) -> str
 
 def _lines(report: Report, events: Iterable[TrainingEvent]) -> str:
     state = ""
-    said_at: float | None = None
+    said_at: dict[str, float] = {}
     for told in events:
         state = _state(told, state)
         at = told.at.timestamp()
         if isinstance(told.event, JobProgress):
             is_last = told.event.step >= told.event.num_steps
-            if said_at is not None and at - said_at < QUIET_S and not is_last:
+            if at - said_at.get(told.event.expert, -math.inf) < QUIET_S and not is_last:
                 continue
-            said_at = at
+            said_at[told.event.expert] = at
         report.say(f"{told.at:%H:%M:%S}  {escape(event_text(told.event))}")
         if isinstance(told.event, JobResult):
             for line in result_lines(told.event):

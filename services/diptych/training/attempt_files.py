@@ -72,26 +72,30 @@ def is_worker_gone(folder: AttemptFolder) -> bool:
 
 
 class Heartbeat:
-    """Since when a worker gives no sign of life, by the owner's clock; owned by one thread.
+    """Since when a worker or its mate gives no sign of life, by the owner's clock.
 
-    What counts is that the file changes, not what its time says: other machines set that clock.
+    Owned by one thread. What counts is that a file changes, not what its time says: other machines
+    set that clock. A mate that has ended has removed its file.
     """
 
-    def __init__(self, path: Path, *, now: float) -> None:
+    def __init__(self, folder: AttemptFolder, *, now: float) -> None:
         """Begin to wait for the first sign."""
-        self._path = path
-        self._seen: int | None = None
-        self._changed_at = now
+        self._folder = folder
+        self._seen: dict[str, tuple[int, float]] = {}
+        self._silent_since = now
 
     def silent_s(self, now: float) -> float:
-        """Look, and return how long there has been no sign."""
-        try:
-            seen = self._path.stat().st_mtime_ns
-        except OSError:
-            seen = None
-        if seen is not None and seen != self._seen:
-            self._seen, self._changed_at = seen, now
-        return now - self._changed_at
+        """Look, and return how long the more silent of the two has given no sign."""
+        found: dict[str, tuple[int, float]] = {}
+        for path in self._folder.path.glob(f"{self._folder.heartbeat.name}*"):
+            with contextlib.suppress(OSError):
+                changed = path.stat().st_mtime_ns
+                before, since = self._seen.get(path.name, (None, now))
+                found[path.name] = changed, since if changed == before else now
+        if found:
+            self._seen = found
+            self._silent_since = min(since for _, since in found.values())
+        return now - self._silent_since
 
 
 def _write(folder: AttemptFolder, path: Path, text: str) -> None:

@@ -16,12 +16,12 @@ class Counts:
         """Count with ``metrics``."""
         self._metrics = metrics
         self._steps: dict[str, dict[str, int]] = {}
-        self._speeds: dict[str, float] = {}
+        self._speeds: dict[str, dict[str, float]] = {}
 
     @property
     def images_per_s(self) -> float:
-        """Pictures trained on a second, over all jobs."""
-        return sum(tuple(self._speeds.values()))
+        """Pictures trained on a second, over all jobs and what experts they train at once."""
+        return sum(sum(tuple(one.values())) for one in tuple(self._speeds.values()))
 
     def on_attempt(self) -> None:
         """Count a start."""
@@ -34,8 +34,10 @@ class Counts:
         expert, step = str(told.data.get("expert", "")), told.data.get("step")
         speed = told.data.get("images_per_s")
         if isinstance(speed, int | float):
-            self._speeds[job_id] = float(speed)
+            self._speeds.setdefault(job_id, {})[expert] = float(speed)
         if isinstance(step, int):
+            if step == told.data.get("num_steps"):
+                self._speeds.get(job_id, {}).pop(expert, None)
             known = self._steps.setdefault(job_id, {})
             gone = max(0, step - known.get(expert, step))
             self._metrics.on_steps(expert=expert, num_steps=gone)

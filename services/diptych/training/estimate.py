@@ -75,9 +75,9 @@ class Estimate:
     experts: tuple[ExpertEstimate, ...]
     """Of those whose models are at hand, in the order in which they are trained."""
     peak_memory_bytes: int | None
-    """Of one device; None where a model is not at hand."""
+    """Of one device, be it of several; None where a model is not at hand."""
     disk_bytes: int | None
-    """Checkpoints that are kept, one that is being written, and what is exported."""
+    """Checkpoints that are kept, those that may be written at once, and what is exported."""
     num_trained_parameters: int | None
     num_steps: int | None
     """Of one expert; None where it is said in epochs and the images are not known."""
@@ -109,7 +109,8 @@ def estimate(
     num_images = None if num_steps is None else num_steps * _images_per_step(spec, plans)
     seconds = None
     if num_images is not None and images_per_s:
-        seconds = num_images * num_experts / images_per_s
+        num_in_turn = 1 if spec.run.side_by_side else num_experts
+        seconds = num_images * num_in_turn / images_per_s
     return Estimate(
         experts=experts,
         peak_memory_bytes=max(one.peak_bytes for one in experts) if is_whole else None,
@@ -283,5 +284,6 @@ def _images_per_step(spec: JobSpec, plans: Mapping[str, Plan] | None) -> int:
 
 def _disk_bytes(spec: JobSpec, experts: Sequence[ExpertEstimate]) -> int:
     kept = sum(one.checkpoint_bytes * spec.checkpoints.keep for one in experts)
-    written = max(one.checkpoint_bytes for one in experts)
+    sizes = [one.checkpoint_bytes for one in experts]
+    written = sum(sizes) if spec.run.side_by_side else max(sizes)
     return kept + written + sum(one.export_bytes for one in experts)

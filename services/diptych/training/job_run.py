@@ -178,7 +178,7 @@ class JobRun:
         """Watch over a worker until it has ended; return why it was killed, if it was."""
         means, patience = self._means, self._means.patience
         began = means.clock()
-        heartbeat = Heartbeat(self._folder.heartbeat, now=began)
+        heartbeat = Heartbeat(self._folder, now=began)
         given: Wish | None = None
         wished_at: float | None = None
         is_told_to_end = False

@@ -1,9 +1,11 @@
 """The worker's side of an attempt's folder: events, signs of life, the outcome, and wishes."""
 
+import fcntl
 import math
+import os
 import threading
 from collections.abc import Mapping
-from typing import Final, get_args
+from typing import BinaryIO, Final, get_args
 
 from diptych.storage.partial import room, write_whole
 from diptych.training.events import EventKind, Told
@@ -16,7 +18,7 @@ _PARTIALS: Final = ".partial"
 
 
 class Reporter:
-    """Tells a job's owner what happens; the one writer of its files, from any thread."""
+    """Tells a job's owner what happens, from any thread; a worker's mate has one of its own."""
 
     def __init__(self, folder: AttemptFolder) -> None:
         """Report in ``folder``, which is there."""
@@ -33,7 +35,9 @@ class Reporter:
         """
         line = event_line(Told(kind=kind, data={key: _plain(held) for key, held in data.items()}))
         place = room(str(self._folder.path), len(line))
-        with self._lock, place, self._folder.events.open("ab") as file:
+        with self._lock, place, self._folder.events.open("a+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.write(b"" if _ends_a_line(file) else b"\n")
             file.write(line)
         self.beat()
 
@@ -62,6 +66,8 @@ class Reporter:
         text = outcome.to_json().encode()
         partials = self._folder.path / _PARTIALS
         write_whole(self._folder.outcome, [text], partials=partials)
+        if self._folder.mate is not None:  # its worker goes on, and this silence means nothing
+            self._folder.heartbeat.unlink(missing_ok=True)
 
 
 class Silence:
@@ -79,6 +85,14 @@ class Silence:
     def wish(self) -> Wish | None:
         """Return None: one process asks."""
         return None
+
+
+def _ends_a_line(file: BinaryIO) -> bool:
+    """Return whether a new line begins here; not where another writer was killed in one."""
+    if not file.seek(0, os.SEEK_END):
+        return True
+    file.seek(-1, os.SEEK_END)
+    return file.read() == b"\n"
 
 
 def _plain(value: object) -> object:

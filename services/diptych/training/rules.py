@@ -274,9 +274,13 @@ def _text(spec: JobSpec) -> Found:
 
 def _devices(spec: JobSpec) -> Found:
     run = spec.run
+    if run.side_by_side and spec.stage != "both":
+        yield "run.side_by_side", f"trains two experts at once, and stage {spec.stage} has one"
     if run.side_by_side:
-        problem = "a job trains its experts one after the other"
-        yield "run.side_by_side", f"{problem}; two jobs, of stage base and refiner, do it at once"
+        for field, given in (("num_devices", run.num_devices), ("num_nodes", run.num_nodes)):
+            if given > 1:
+                problem = f"is {given}, and side by side each expert has one device of one node"
+                yield f"run.{field}", problem
     if run.sharding == "fsdp2" and run.num_devices * run.num_nodes < 2:
         yield "run.sharding", "fsdp2 shards over devices, and an expert has one"
 

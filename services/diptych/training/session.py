@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -28,6 +29,7 @@ from diptych.training.expert_state import RESULT
 from diptych.training.expert_training import ExpertTraining, TrainingMeans
 from diptych.training.experts import ExpertPlan, expert_plans
 from diptych.training.loop import Stop
+from diptych.training.mate import Mate
 from diptych.training.publishing import checkpoint_blobs, open_registry, publish
 from diptych.training.rules import check_images, left_out, remarks
 from diptych.training.spec import JobSpec
@@ -40,6 +42,8 @@ __all__ = ["Session", "SessionReporter", "allowed_places"]
 
 DEFAULT_TENANT: Final = "default"
 _CACHE_READY_S: Final = 60.0
+_MATES: Final = "refiner"
+"""The expert that a worker leaves to its mate."""
 
 
 def allowed_places(task: WorkerTask) -> Places:
@@ -89,7 +93,11 @@ class _Dataset:
 
 
 class Session:
-    """Does one job; every process of a worker has one, and the main one tells and writes."""
+    """Does one job; every process of a worker has one, and the main one tells and writes.
+
+    Where two experts are trained side by side, the worker's session has the job's first expert and
+    a mate, whose own session has the second, and tells and writes as far as that goes.
+    """
 
     def __init__(
         self,
@@ -100,6 +108,7 @@ class Session:
         reporter: SessionReporter,
         *,
         is_preempted: Callable[[], bool] = lambda: False,
+        mate: Mate | None = None,
     ) -> None:
         """Set up.
 
@@ -110,12 +119,13 @@ class Session:
             accelerator: Joins the processes of the worker.
             reporter: Hears what happens.
             is_preempted: Whether SIGTERM came.
+            mate: Of the worker of a job whose experts are trained side by side; not started.
 
         Raises:
             SettingInvalid: A store cannot be opened.
         """
         self._task, self._spec, self._accelerator = task, spec, accelerator
-        self._reporter, self._is_preempted = reporter, is_preempted
+        self._reporter, self._is_preempted, self._mate = reporter, is_preempted, mate
         self._checkpoints = Checkpoints(
             checkpoint_blobs(task, folder),
             spec=Digest.of_bytes(task.spec.encode()),
@@ -138,10 +148,34 @@ class Session:
             return Outcome(ending=asked.stop)
 
     def _run(self, cache: EmbeddingCacheClient) -> Outcome:
-        spec, resumed = self._spec, self._checkpoints.latest()
+        plans = expert_plans(self._spec)
+        own = [(place, plan) for place, plan in enumerate(plans) if self._is_own(plan)]
+        first = own[0][1].expert if len(own) < len(plans) else None
+        early = self._train(own, self._checkpoints.latest(first), cache)
+        if early is not None or self._task.expert is not None:
+            return early or Outcome(ending="succeeded")
+        return self._finish(plans)
+
+    def _is_own(self, plan: ExpertPlan) -> bool:
+        """Return whether this process trains an expert: all, or the mate's, or all but that."""
+        if self._task.expert is not None:
+            return plan.expert == self._task.expert
+        return self._mate is None or plan.expert != _MATES
+
+    def _train(
+        self,
+        own: Sequence[tuple[int, ExpertPlan]],
+        resumed: Checkpoint | None,
+        cache: EmbeddingCacheClient,
+    ) -> Outcome | None:
+        """Train this process's experts one after the other, and beside them the mate's.
+
+        Returns:
+            How the job ends before they are trained, None where they are.
+        """
         dataset = self._dataset(cache)
         means = TrainingMeans(
-            spec=spec,
+            spec=self._spec,
             plans=dataset.plans,
             cache=cache,
             cache_address=self._task.cache_address,
@@ -151,17 +185,41 @@ class Session:
             checkpoints=self._checkpoints,
             stop_asked=self._stop_asked,
         )
-        plans = expert_plans(spec)
-        for place, plan in enumerate(plans):
-            if resumed is not None and _is_behind(resumed, place):
-                continue
-            training = ExpertTraining(means, plan, place=place, load=self._load(plan))
-            self._told_prepared(dataset, training)
-            self._accelerator.wait_for_everyone()
-            if stop := training.run(resumed):
-                return Outcome(ending=stop)
-            resumed = None
-        return self._finish(plans)
+        with self._beside(dataset):
+            for place, plan in own:
+                if resumed is not None and _is_behind(resumed, place):
+                    continue
+                training = ExpertTraining(means, plan, place=place, load=self._load(plan))
+                self._told_prepared(dataset, training)
+                self._accelerator.wait_for_everyone()
+                if stop := training.run(resumed):
+                    return self._joined(stop)
+                resumed = None
+            return self._joined(None)
+
+    def _beside(self, dataset: _Dataset) -> AbstractContextManager[object]:
+        """Start the mate, if there is to be one; it does not outlive the block."""
+        if self._mate is None:
+            return nullcontext()
+        return self._mate.start(
+            replace(
+                self._task,
+                expert=_MATES,
+                num_embeddings=dataset.num_embeddings,
+                num_encoded=dataset.num_encoded,
+            )
+        )
+
+    def _joined(self, stop: Stop | None) -> Outcome | None:
+        """Return how the job ends after this process's part, the mate's included; None goes on."""
+        early = None if stop is None else Outcome(ending=stop)
+        if self._mate is None:
+            return early
+        if stop is not None:
+            self._mate.end()
+        found = self._mate.wait()
+        is_mates = found.ending == "failed" or (early is None and found.ending != "succeeded")
+        return found if is_mates else early
 
     def _dataset(self, cache: EmbeddingCacheClient) -> _Dataset:
         """Index what is trained on, and have the cache make what it has not."""
@@ -169,6 +227,12 @@ class Session:
         index = expansion.index(self._spec.dataset)
         plans = make_plans(index, batch_size=self._spec.run.batch_size)
         check_images(self._spec, plans)
+        if self._task.expert is not None:  # the worker has told all of it, and had it encoded
+            return _Dataset(
+                plans=plans,
+                num_embeddings=self._task.num_embeddings,
+                num_encoded=self._task.num_encoded,
+            )
         findings = chain(expansion.findings, *(plan.findings for plan in plans.values()))
         for remark in (*remarks(self._spec, None, plans), *left_out(findings)):
             self._reporter.warn(remark.reason, remark.message)
@@ -245,7 +309,10 @@ class Session:
     def _stop_asked(self) -> Stop | None:
         if self._is_preempted():
             return "preempted"
-        return "stopped" if self._reporter.wish() else None
+        if self._reporter.wish():
+            return "stopped"
+        mates = None if self._mate is None else self._mate.ended()
+        return None if mates is None or mates.ending == "succeeded" else "preempted"
 
     def _go_on(self, *_: object) -> None:
         """Show life, and end preparations where that is asked for."""

@@ -241,7 +241,7 @@ class RunSpec:
     num_loader_workers: Annotated[int, Field(ge=0, le=64)] = 1
     """Threads that read embeddings ahead; results do not depend on it."""
     side_by_side: bool = False
-    """Whether ``both`` trains its experts at once, each on half of the devices; not done yet."""
+    """Whether ``both`` trains its experts at once, each on a device of its own."""
 
     def __post_init__(self) -> None:
         """Check that the job's length is said once."""

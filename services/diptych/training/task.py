@@ -12,13 +12,17 @@
       attempts/<n>/log         its standard output and error
       checkpoints/             of all attempts
 
+A worker that trains two experts side by side has a mate, a process that it starts for the second.
+The mate's task, heartbeat and outcome are files of its own, ``task-refiner.json`` and so on; it
+tells into the same events, heeds the same wish, and holds the same lock as long as it lives.
+
 The worker's standard input is its leash: it comes to an end when the owner dies, and then the
 worker does at once, so that two never train one job. SIGTERM asks for a checkpoint and an end.
 """
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, Self
@@ -58,6 +62,12 @@ class WorkerTask:
     """``s3://BUCKET/PREFIX`` below which datasets may lie; the hub and urls are not allowed."""
     grace_s: float = 30.0
     """From SIGTERM until the worker is killed."""
+    expert: str | None = None
+    """Of a mate's task: the one expert to train; nothing is encoded or exported."""
+    num_embeddings: int = 0
+    """Of a mate's task: how many its worker found or made, for the mate to tell."""
+    num_encoded: int = 0
+    """Likewise, how many of them were made."""
 
     def to_json(self) -> str:
         """Return the task as one JSON object."""
@@ -99,6 +109,12 @@ class AttemptFolder:
 
     job_dir: Path
     attempt: int
+    mate: str | None = None
+    """The expert of a worker's mate, whose files these are then."""
+
+    def of_mate(self, expert: str) -> Self:
+        """Return where the files of the worker's mate lie, which trains ``expert``."""
+        return replace(self, mate=expert)
 
     @property
     def path(self) -> Path:
@@ -118,7 +134,7 @@ class AttemptFolder:
     @property
     def task(self) -> Path:
         """Return the file of the task."""
-        return self.path / "task.json"
+        return self._own("task", ".json")
 
     @property
     def events(self) -> Path:
@@ -128,7 +144,7 @@ class AttemptFolder:
     @property
     def heartbeat(self) -> Path:
         """Return the file whose time of change says that the worker lives."""
-        return self.path / "heartbeat"
+        return self._own("heartbeat")
 
     @property
     def wish(self) -> Path:
@@ -138,9 +154,13 @@ class AttemptFolder:
     @property
     def outcome(self) -> Path:
         """Return the file of the outcome."""
-        return self.path / "outcome.json"
+        return self._own("outcome", ".json")
 
     @property
     def log(self) -> Path:
         """Return the file of what the worker printed."""
         return self.path / "log"
+
+    def _own(self, name: str, suffix: str = "") -> Path:
+        mate = "" if self.mate is None else f"-{self.mate}"
+        return self.path / f"{name}{mate}{suffix}"

@@ -1,7 +1,7 @@
 """The process that trains a job: on a leash, alone with the job, and clear about how it ends.
 
 ``python -m diptych.training.worker ATTEMPT_DIR``, several of them under torchrun. What an owner
-needs of it is in ``task``.
+needs of it is in ``task``. A worker of two experts starts its mate as ``... ATTEMPT_DIR EXPERT``.
 """
 
 import fcntl
@@ -13,11 +13,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from diptych.errors import DiptychError
 from diptych.telemetry.logging import bind, configure_logging
+from diptych.training.mate import Mate
 from diptych.training.reporting import Reporter, Silence
 from diptych.training.spec import JobSpec
 from diptych.training.spec_text import parse_job
@@ -52,14 +54,17 @@ _MEMORY_HINT: Final = (
 
 def main(arguments: list[str] | None = None) -> int:
     """Do what the attempt's task says and return the exit status: 0 once the outcome is written."""
-    path = Path((sys.argv[1:] if arguments is None else arguments)[0]).absolute()
+    given, *mate = sys.argv[1:] if arguments is None else arguments
+    path = Path(given).absolute()
     folder = AttemptFolder(job_dir=path.parent.parent, attempt=int(path.name))
+    folder = folder.of_mate(mate[0]) if mate else folder
     preempted = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: preempted.set())
     threading.Thread(target=_hold_leash, name="leash", daemon=True).start()
     configure_logging()
     task = WorkerTask.from_json(folder.task.read_text(encoding="utf-8"))
-    with bind(job_id=task.job_id, attempt=task.attempt):
+    expert = {} if task.expert is None else {"expert": task.expert}
+    with bind(job_id=task.job_id, attempt=task.attempt, **expert):
         return _train(task, folder, preempted)
 
 
@@ -77,15 +82,18 @@ def failure(error: BaseException) -> Outcome:
 
 
 @contextmanager
-def held_lock(path: Path, go_on: Callable[[], bool]) -> Iterator[bool]:
-    """Hold a job's lock and give True; False if ``go_on`` said no while another held it."""
+def held_lock(path: Path, go_on: Callable[[], bool]) -> Iterator[int | None]:
+    """Hold a job's lock and give its descriptor; None if ``go_on`` said no while another held it.
+
+    Another process that has the descriptor goes on holding it after this one.
+    """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         is_held = _try_lock(descriptor)
         while not is_held and go_on():
             threading.Event().wait(_LOOK_S)
             is_held = _try_lock(descriptor)
-        yield is_held
+        yield descriptor if is_held else None
     finally:
         os.close(descriptor)
 
@@ -106,11 +114,15 @@ def _train(task: WorkerTask, folder: AttemptFolder, preempted: threading.Event) 
     def outcome_of(spec: JobSpec, accelerator: Accelerator) -> Outcome:
         is_main = accelerator.is_main_process
         told = reporter if is_main else Silence()
-        session = Session(task, spec, folder, accelerator, told, is_preempted=preempted.is_set)
-        if not is_main:
-            return session.run()
-        with held_lock(folder.lock, is_wanted) as is_held:
-            return session.run() if is_held else Outcome(ending="preempted")
+        session = partial(Session, task, spec, folder, accelerator, told)
+        if not is_main or task.expert is not None:
+            return session(is_preempted=preempted.is_set).run()
+        with held_lock(folder.lock, is_wanted) as lock:
+            if lock is None:
+                return Outcome(ending="preempted")
+            mate = Mate(folder, lock=lock, beat=reporter.beat, is_preempted=preempted.is_set)
+            own = mate if spec.run.side_by_side else None
+            return session(is_preempted=preempted.is_set, mate=own).run()
 
     is_main = True
     try:
