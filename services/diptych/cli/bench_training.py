@@ -18,6 +18,23 @@ if TYPE_CHECKING:
 
 __all__ = ["bench_training"]
 
+Architecture = Annotated[
+    str | None,
+    typer.Option("--architecture", help="Measure steps of sdxl or nano on a device instead."),
+]
+Device = Annotated[str | None, typer.Option("--device", help="cpu or cuda.")]
+Batches = Annotated[str, typer.Option("--batches", help="Of LoRAs, with --architecture.")]
+FullBatches = Annotated[
+    str,
+    typer.Option("--full-batches", help="Of all weights, recomputing blocks, with --architecture."),
+]
+Compiled = Annotated[
+    bool, typer.Option("--compile", help="Compile our blocks, with --architecture.")
+]
+Plain = Annotated[
+    bool, typer.Option("--plain/--no-plain", help="Measure diffusers' loop beside ours.")
+]
+
 
 def bench_training(
     *,
@@ -26,26 +43,12 @@ def bench_training(
     rank: Annotated[int, typer.Option("--rank", min=1, max=128)] = 16,
     pictures: Annotated[int, typer.Option("--pictures", min=1)] = 64,
     repeats: Annotated[int, typer.Option("--repeats", min=1)] = 5,
-    architecture: Annotated[
-        str | None,
-        typer.Option("--architecture", help="Measure steps of sdxl or nano on a device instead."),
-    ] = None,
-    device: Annotated[str | None, typer.Option("--device", help="cpu or cuda.")] = None,
-    batches: Annotated[
-        str, typer.Option("--batches", help="Of LoRAs, with --architecture.")
-    ] = "1,4,8",
-    full_batches: Annotated[
-        str,
-        typer.Option(
-            "--full-batches", help="Of all weights, recomputing blocks, with --architecture."
-        ),
-    ] = "1",
-    compiled: Annotated[
-        bool, typer.Option("--compile", help="Compile our blocks, with --architecture.")
-    ] = False,
-    plain: Annotated[
-        bool, typer.Option("--plain/--no-plain", help="Measure diffusers' loop beside ours.")
-    ] = True,
+    architecture: Architecture = None,
+    device: Device = None,
+    batches: Batches = "1,4,8",
+    full_batches: FullBatches = "1",
+    compiled: Compiled = False,
+    plain: Plain = True,
     json_path: JsonPath = None,
 ) -> None:
     """Train a LoRA of the nano model as a job does, and in the plain loop of diffusers' scripts.
