@@ -88,6 +88,21 @@ def test_a_worker_without_an_owner_ends_at_once(tmp_path: Path) -> None:
     assert not folder.outcome.exists()
 
 
+UNCOLLECTED = """
+import gc
+from diptych.training.worker import uncollected
+with uncollected():
+    assert not gc.isenabled()
+assert gc.isenabled()
+assert gc.get_freeze_count() > 0
+"""
+
+
+def test_what_a_worker_imports_is_never_searched_for_garbage() -> None:
+    environment = {"PYTHONPATH": ":".join(sys.path), "PATH": ""}
+    subprocess.run([sys.executable, "-c", UNCOLLECTED], env=environment, check=True)
+
+
 @pytest.fixture
 def arithmetic() -> Iterator[None]:
     """Leave the process's arithmetic as it was."""

@@ -23,6 +23,9 @@ __all__ = ["LocalLauncher", "LocalProcess", "worker_command"]
 WORKER: Final = ("-m", "diptych.training.worker")
 TORCHRUN: Final = ("-m", "torch.distributed.run")
 PROC: Final = Path("/proc")
+NO_COMPILER: Final = {"TORCHDYNAMO_DISABLE": "1"}
+"""For jobs that compile nothing. bitsandbytes, which diffusers imports wherever it is installed,
+decorates functions of its own with ``torch.compile``; that loads the compiler, a second of CPU."""
 KILL_WAIT_S: Final = 10.0
 """A process that waits for a disk that is gone cannot be ended; its lock tells that it is there."""
 
@@ -55,13 +58,14 @@ class LocalLauncher:
             problem = f"{num_nodes} nodes, and the local launcher has this machine alone"
             raise InvalidRequest([FieldViolation(field="run.num_nodes", description=problem)])
         command = worker_command(self._worker, folder, task, num_devices=num_devices)
+        environment = self._environment | ({} if task.is_compiled else NO_COMPILER)
         with folder.log.open("ab") as log:
             process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
                 command,
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=self._environment,
+                env=environment,
                 start_new_session=True,
             )
         return LocalProcess(process)
