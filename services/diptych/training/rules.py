@@ -15,7 +15,7 @@ from diptych.datasets.places import EVERYWHERE, Places
 from diptych.datasets.plan import Plan
 from diptych.errors import FieldViolation, InvalidRequest, JobInvalid
 from diptych.training.experts import ExpertPlan, expert_plans, expert_sources
-from diptych.training.model_facts import JobFacts, read_facts
+from diptych.training.model_facts import FindExpert, JobFacts, read_facts
 from diptych.training.objective_rules import objective_violations
 from diptych.training.optimizer_rules import (
     learning_rate_of,
@@ -69,18 +69,27 @@ def check(spec: JobSpec, facts: JobFacts | None = None) -> None:
     _refuse(_wrong(spec, facts or {}))
 
 
-def check_with_models(spec: JobSpec, *, models_dir: Path, places: Places = EVERYWHERE) -> JobFacts:
+def check_with_models(
+    spec: JobSpec,
+    *,
+    models_dir: Path,
+    places: Places = EVERYWHERE,
+    find_expert: FindExpert | None = None,
+) -> JobFacts:
     """Check all that can be checked of a job before it starts, and return its models' facts.
 
     Args:
         spec: The job.
         models_dir: Where models from elsewhere are kept; nothing is fetched.
         places: Where models may be read from.
+        find_expert: Looks up what jobs exported; None leaves that to the worker.
 
     Raises:
         JobInvalid: With everything that is wrong, models that are not there included.
     """
-    facts, violations = read_facts(spec, models_dir=models_dir, places=places)
+    facts, violations = read_facts(
+        spec, models_dir=models_dir, places=places, find_expert=find_expert
+    )
     _refuse([*violations, *_wrong(spec, facts)])
     return facts
 
