@@ -77,6 +77,7 @@ class Claims(Protocol):
         fault: Fault | None = None,
         result: Mapping[str, object] | None = None,
         not_before_s: float | None = None,
+        has_progressed: bool = False,
     ) -> Job:
         """Move the job; raises ``LeaseLost``."""
 

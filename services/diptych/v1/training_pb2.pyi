@@ -124,7 +124,9 @@ class TrainingJob(_message.Message):
     attempt: _builtins.int
     """How often it was begun, from 1. 0: it was not."""
     num_faults: _builtins.int
-    """How many of those ended in a fault of ours."""
+    """How many faults of ours came in a row: since the job was created or resumed, or last left a
+    checkpoint.
+    """
     last_event: _builtins.int
     """Number of its last event. 0: there is none."""
     spec: _builtins.str
