@@ -1,5 +1,6 @@
 """What a caller sends is a job that can be run, or everything that is wrong with it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,7 @@ def checks(tmp_path: Path) -> JobChecks:
         home=tmp_path,
         adapters=open_adapters(tmp_path, url=None, s3_endpoint=None),
         max_nodes=1,
+        max_devices=2,
     )
 
 
@@ -59,6 +61,12 @@ def test_what_it_takes_is_told(checks: JobChecks) -> None:
 def test_everything_wrong_between_sections_is_told_at_once(checks: JobChecks) -> None:
     text = JOB.replace("{num_steps: 4}", "{num_steps: 4, num_nodes: 2}").replace("huggy", "Huggy!")
     assert refused(checks, f"{text}stage: both\n") == {"run.num_nodes", "name", "boundary"}
+
+
+def test_more_devices_than_a_node_has_are_refused(checks: JobChecks) -> None:
+    text = JOB.replace("num_steps: 4", "num_steps: 4, num_devices: 3")
+    assert refused(checks, text) == {"run.num_devices"}
+    assert replace(checks, max_devices=None)(text, tenant="lab").name == "huggy"
 
 
 def test_everything_that_is_no_job_is_told_at_once(checks: JobChecks) -> None:

@@ -34,6 +34,8 @@ class JobChecks:
     """Of what was fetched and what jobs exported."""
     adapters: Registry
     max_nodes: int
+    max_devices: int | None = None
+    """Of a node; None where that is not known."""
 
     def __call__(self, text: str, *, tenant: str) -> Checked:
         """Return what ``text`` says, checked against its models as far as they are at hand.
@@ -48,6 +50,9 @@ class JobChecks:
         if spec.run.num_nodes > self.max_nodes:
             problem = f"{spec.run.num_nodes} exceed the {self.max_nodes} this server starts jobs on"
             violations.append(FieldViolation(field="run.num_nodes", description=problem))
+        if self.max_devices is not None and spec.run.num_devices > self.max_devices:
+            problem = f"{spec.run.num_devices} exceed the {self.max_devices} of a node here"
+            violations.append(FieldViolation(field="run.num_devices", description=problem))
         try:
             facts = check_with_models(
                 spec,

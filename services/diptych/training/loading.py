@@ -103,6 +103,7 @@ def _checks(settings: Settings, adapters: Registry, launcher: Launcher) -> JobCh
         home=home,
         adapters=adapters,
         max_nodes=launcher.max_nodes,
+        max_devices=launcher.num_devices(settings.training.device),
     )
 
 

@@ -49,6 +49,9 @@ class Launcher(Protocol):
     def max_nodes(self) -> int:
         """How many machines a job may have."""
 
+    def num_devices(self, device: str) -> int | None:
+        """Return how many devices of a kind, as settings name it, a node has; None is not known."""
+
     def start(
         self, folder: AttemptFolder, task: WorkerTask, *, num_devices: int, num_nodes: int
     ) -> Running:

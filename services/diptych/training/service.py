@@ -66,7 +66,7 @@ class Hosting:
     hurry: Callable[[], None]
     """Called when there is a job to run."""
     max_active_jobs: int | None = None
-    max_spec_bytes: int = 1 << 20
+    max_spec_bytes: int = 1 << 18
     poll_s: float = 0.5
     """Between two looks at the events of a job that is watched."""
 

@@ -379,8 +379,9 @@ class CreateTrainingJobRequest(_message.Message):
     request_id: _builtins.str
     """A UUID; the same one again is the same job (AIP-155). Empty: each call makes a job."""
     spec: _builtins.str
-    """The job file, YAML or JSON, at most 1 MiB; required. Its dataset's paths lie below the server's
-    dataset folder, its S3 prefixes among those that the server's settings allow.
+    """The job file, YAML or JSON, at most 256 KiB where the server's settings say no other limit;
+    required. Its dataset's paths lie below the server's dataset folder, its S3 prefixes among those
+    that the server's settings allow.
     """
     priority: _builtins.int
     """Higher ones start first, -100 to 100. Default 0."""

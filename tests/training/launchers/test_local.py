@@ -12,6 +12,7 @@ import pytest
 
 from diptych.errors import InvalidRequest
 from diptych.training.attempt_files import write_task
+from diptych.training.launchers import local
 from diptych.training.launchers.local import LocalLauncher, LocalProcess, worker_command
 from diptych.training.task import AttemptFolder, WorkerTask
 
@@ -166,6 +167,40 @@ def test_killing_twice_is_harmless(start: Start) -> None:
 def test_other_machines_are_refused(folder: AttemptFolder) -> None:
     with pytest.raises(InvalidRequest, match="2 nodes"):
         LocalLauncher(environment={}).start(folder, TASK, num_devices=1, num_nodes=2)
+
+
+@pytest.fixture
+def devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return what stands for ``/dev``."""
+    folder = tmp_path / "dev"
+    (folder / "dri").mkdir(parents=True)
+    monkeypatch.setattr(local, "DEVICES", folder)
+    return folder
+
+
+def test_a_cpu_has_as_many_devices_as_cores(devices: Path) -> None:
+    launcher = LocalLauncher(environment={})
+    cores = len(os.sched_getaffinity(0))
+    assert [launcher.num_devices(one) for one in ("cpu", "auto")] == [cores, cores]
+    assert launcher.num_devices("cuda") is None  # it may be there all the same
+
+
+@pytest.mark.parametrize(
+    ("files", "variables", "count"),
+    [
+        (("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"), {}, 2),
+        (("nvidia0", "nvidia1"), {"CUDA_VISIBLE_DEVICES": "1"}, 1),
+        (("kfd", "dri/renderD128", "dri/renderD129"), {}, 2),
+    ],
+)
+def test_gpus_are_counted_without_torch(
+    devices: Path, files: tuple[str, ...], variables: dict[str, str], count: int
+) -> None:
+    for name in files:
+        (devices / name).touch()
+    launcher = LocalLauncher(environment=variables)
+    assert [launcher.num_devices(one) for one in ("auto", "cuda", "cuda:0")] == [count, count, 1]
+    assert launcher.num_devices("cpu") == len(os.sched_getaffinity(0))
 
 
 def test_one_device_is_one_process(folder: AttemptFolder) -> None:

@@ -23,6 +23,9 @@ __all__ = ["LocalLauncher", "LocalProcess", "worker_command"]
 WORKER: Final = ("-m", "diptych.training.worker")
 TORCHRUN: Final = ("-m", "torch.distributed.run")
 PROC: Final = Path("/proc")
+DEVICES: Final = Path("/dev")
+VISIBLE: Final = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+"""Variables that hide GPUs from a process."""
 NO_COMPILER: Final = {"TORCHDYNAMO_DISABLE": "1"}
 """For jobs that compile nothing. bitsandbytes, which diffusers imports wherever it is installed,
 decorates functions of its own with ``torch.compile``; that loads the compiler, a second of CPU."""
@@ -44,6 +47,18 @@ class LocalLauncher:
         """
         self._environment = dict(environment)
         self._worker = tuple(worker)
+
+    def num_devices(self, device: str) -> int | None:
+        """Return how many processes may train on this machine: one a GPU, or one a core.
+
+        What the driver lists is counted, less what the worker's variables hide.
+        """
+        if device.startswith("cuda:"):
+            return 1
+        num_gpus = 0 if device == "cpu" else _num_gpus(self._environment)
+        if num_gpus or device == "cuda":
+            return num_gpus or None
+        return len(os.sched_getaffinity(0))
 
     def start(
         self, folder: AttemptFolder, task: WorkerTask, *, num_devices: int, num_nodes: int
@@ -135,6 +150,15 @@ def worker_command(
     processes = ["--standalone", "--nproc-per-node", str(num_devices)]
     patience = ["--shutdown-timeout", str(math.ceil(task.grace_s))]
     return [sys.executable, *TORCHRUN, *processes, *patience, *last]
+
+
+def _num_gpus(environment: Mapping[str, str]) -> int:
+    """Return how many GPUs torch would find here; 0 where none are seen without it."""
+    found = [one for one in DEVICES.glob("nvidia*") if one.name.removeprefix("nvidia").isdigit()]
+    if not found and (DEVICES / "kfd").exists():
+        found = list(DEVICES.glob("dri/renderD*"))
+    shown = [environment[name].split(",") for name in VISIBLE if environment.get(name)]
+    return min([len(found), *map(len, shown)])
 
 
 def _descendants(pid: int) -> Iterator[int]:
