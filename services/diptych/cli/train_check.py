@@ -61,9 +61,10 @@ def foretell(report: Report, spec: "JobSpec", *, images_per_s: float | None) -> 
         if missing:
             raise JobInvalid(missing)
     with facts_cache(report) as cache, reading_progress(report) as progress:
-        index = Expansion(cache=cache, progress=progress).index(spec.dataset)
+        expansion = Expansion(cache=cache, progress=progress)
+        index = expansion.index(spec.dataset)
     plans = make_plans(index, batch_size=spec.run.batch_size)
-    check_images(spec, plans)
+    check_images(spec, plans, expansion.findings)
     return Foretold(
         estimate=estimate(spec, facts, plans=plans, images_per_s=images_per_s),
         remarks=remarks(spec, facts, plans),

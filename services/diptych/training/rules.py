@@ -110,16 +110,26 @@ def _wrong(spec: JobSpec, facts: JobFacts) -> list[FieldViolation]:
     return found + [FieldViolation(field=at, description=text) for at, text in told]
 
 
-def check_images(spec: JobSpec, plans: Mapping[str, Plan]) -> None:
-    """Check a job against the plans of its datasets.
+def check_images(
+    spec: JobSpec, plans: Mapping[str, Plan], findings: Iterable[Finding] = ()
+) -> None:
+    """Check a job against the plans of its datasets; ``findings`` say what became of the images.
 
     Raises:
         JobInvalid: A dataset that is trained on has no image that can be used.
     """
+    told = [*findings]
+    why = {
+        dataset: "; ".join(one.message for one in left_out(f for f in told if f.dataset == dataset))
+        for dataset in plans
+    }
     _refuse(
         [
             FieldViolation(
-                field=f"dataset.datasets[{number}]", description="has no image that can be used"
+                field=f"dataset.datasets[{number}]",
+                description=": ".join(
+                    filter(None, (f"{dataset.id} has no image that can be used", why[dataset.id]))
+                ),
             )
             for number, dataset in enumerate(spec.dataset.datasets)
             if dataset.kind != "eval" and dataset.id in plans and not len(plans[dataset.id])

@@ -229,7 +229,7 @@ class Session:
         expansion = Expansion(places=allowed_places(self._task), progress=self._go_on)
         index = expansion.index(self._spec.dataset)
         plans = make_plans(index, batch_size=self._spec.run.batch_size)
-        check_images(self._spec, plans)
+        check_images(self._spec, plans, expansion.findings)
         if self._task.expert is not None:  # the worker has told all of it, and had it encoded
             return _Dataset(
                 plans=plans,
