@@ -57,7 +57,7 @@ def test_a_mask_that_changed_is_told(tmp_path: Path) -> None:
     plans = some_plans(tmp_path, MASKS % "", num_images=1, batch_size=1)
     sample = first_sample(plans)
     write_mask(tmp_path, "p0", left=0, right=204)
-    with pytest.raises(ImageInvalid, match="p0.png of dataset one's masks: changed since"):
+    with pytest.raises(ImageInvalid, match=r"p0\.png of dataset one's masks: changed since"):
         DatasetFiles(plans, EVERYWHERE).mask("one", sample, pixels_per_latent=8)
 
 
