@@ -9,8 +9,7 @@ import pytest
 from diptych.clients.config import ClientConfig
 from diptych.clients.embedding_cache import EmbeddingCacheClient
 from diptych.rpc.channel import ChannelConfig
-from diptych.training import feeding
-from diptych.training.trainables.network import ExpertNetwork
+from diptych.training import expert_training, feeding
 from support.jobs import a_session, a_task, an_attempt, events_of, nano_cache, run_session
 
 
@@ -46,12 +45,8 @@ def test_what_was_prepared_is_told(cache: str, tmp_path: Path) -> None:
 def test_the_network_is_compiled_where_that_is_asked(
     cache: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_asked: bool
 ) -> None:
-    compiled: list[ExpertNetwork] = []
-
-    def note(network: ExpertNetwork) -> None:
-        compiled.append(network)
-
-    monkeypatch.setattr(ExpertNetwork, "compile", note)
+    compiled: list[object] = []
+    monkeypatch.setattr(expert_training, "compile_blocks", compiled.append)
     task = a_task(tmp_path, cache, run={"num_steps": 1, "compile": is_asked})
     assert run_session(task).ending == "succeeded"
     assert len(compiled) == is_asked
