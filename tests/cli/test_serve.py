@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -164,3 +165,20 @@ def test_a_ledger_that_is_none_is_told_in_one_line(invoke: Invoke) -> None:
     result = invoke("serve", "training", *ports, "--ledger", "nonsense")
     assert (result.exit_code, "ledger_url" in result.stderr) == (2, True), result.output
     assert "Traceback" not in result.output
+
+
+def test_every_port_of_up_has_a_switch(
+    invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So two can run on one machine; one that is taken is told."""
+    monkeypatch.setenv("DIPTYCH_HOME", str(tmp_path))
+    switches = ("--metrics-port", "--cache-metrics-port", "--training-metrics-port")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        for switch in switches:
+            ports = dict.fromkeys(("--port", "--cache-port", "--training-port", *switches), 0)
+            flags = [word for flag in (ports | {switch: port}).items() for word in flag]
+            result = invoke("up", *flags)
+            assert (result.exit_code, str(port) in result.stderr) == (2, True), result.stderr

@@ -197,3 +197,20 @@ def test_an_option_that_would_do_nothing_is_refused(
     result = invoke("train", "submit", job_file, *options)
     assert result.exit_code == 2
     assert flag in result.output
+
+
+def test_without_a_server_that_of_the_settings_is_asked(
+    invoke: Invoke, callers: Iterator[Caller], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, address, *token = next(callers).flags
+    monkeypatch.setenv("DIPTYCH_TRAINING_PORT", address.rpartition(":")[2])
+    monkeypatch.setenv("DIPTYCH_TRAINING_HOST", "0.0.0.0")
+    assert invoke("train", "list", *token).exit_code == 0
+
+
+def test_a_server_on_a_free_port_must_be_named(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIPTYCH_TRAINING_PORT", "0")
+    result = invoke("train", "list")
+    assert (result.exit_code, "--server" in result.stderr) == (2, True)

@@ -101,3 +101,12 @@ def test_a_folder_without_images_is_refused(recipes: Path, invoke: Invoke) -> No
     path.write_text(text.replace("path: night", "path: night/empty"))
     result = invoke("train", "submit", path, "--dry-run")
     assert (result.exit_code, "has no image that can be used" in result.stderr) == (2, True)
+
+
+def test_an_adapter_to_go_on_from_that_is_not_there_is_told(recipes: Path, invoke: Invoke) -> None:
+    recipe = recipes / "nano-style-lora.yaml"
+    text = recipe.read_text().replace("{rank: 8, targets: linear}", "{start_from: gone}")
+    recipe.write_text(text)
+    result = invoke("train", "submit", recipe, "--dry-run")
+    assert result.exit_code != 0
+    assert "'gone': no such adapter" in result.stderr

@@ -222,7 +222,8 @@ def test_a_store_that_does_not_answer_fails_the_whole(
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DatasetInvalid, match="no such folder"):
+    told = r"datasets\[0\]\.source: dataset one: .*no such folder"
+    with pytest.raises(DatasetInvalid, match=told):
         expanded(tmp_path, ONE % "")
 
 

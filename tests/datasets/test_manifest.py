@@ -63,10 +63,10 @@ def test_everything_wrong_is_named_at_once_with_its_line() -> None:
         "dataset: line 2: no such key here",
         "datasets[0].id: line 4:",
         "datasets[0].source.patth: line 5: no such key here",
-        "datasets[0].size.resolution: line 7: Input should be a valid number, got '1024'",
+        "datasets[0].size.resolution: line 7: must be a number, got '1024'",
         "datasets[0].captions.filters[0]: line 10: '(' is no regular expression",
         "datasets[1].source: line 12:",
-        "datasets[1].sampling.repeats: line 14: Input should be greater than or equal to 1, got 0",
+        "datasets[1].sampling.repeats: line 14: must be at least 1, got 0",
         "datasets[2].id: line 15: is missing",
         "datasets[2].source: line 15: type is missing",
     ]

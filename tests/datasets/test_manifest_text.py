@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diptych.datasets import manifest_text
 from diptych.datasets.manifest_text import MAX_TEXT_BYTES, parse_text
 
 PLAIN = st.recursive(
@@ -23,6 +24,33 @@ def problems(text: str | bytes) -> list[str]:
 @given(PLAIN)
 def test_json_is_read_as_what_it_says(value: object) -> None:
     assert parse_text(json.dumps(value).encode()).value == value
+
+
+@given(PLAIN)
+def test_json_of_one_line_and_of_many_say_the_same(value: object) -> None:
+    text = json.dumps({"a": value, "b": 1})
+    assert parse_text(text.encode()).value == parse_text(text.replace("{", "{\n", 1).encode()).value
+
+
+def test_a_line_of_json_is_read_without_yaml(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest_text, "_read", lambda *_: None)
+    assert parse_text(b'\n {"a": [1, "x"]}\n').value == {"a": [1, "x"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('{"a": 1, "a": 2}', "a: line 1: the key comes twice"),
+        ('{"a": 1e999}', "1e999 is not a finite number"),
+        ('{"a": [' + "1, " * 200_000 + "1]}", "more than 200000 values"),
+        ('{"a": ' * 30 + "1" + "}" * 30, "deeper than 24"),
+        ('{"a": "\x7f"}', "character 0x7f has no place"),
+    ],
+    ids=lambda value: value[:12],
+)
+def test_what_a_line_of_json_may_not_say_is_told(text: str, problem: str) -> None:
+    (found,) = problems(text)
+    assert problem in found
 
 
 def test_json_indented_with_tabs_is_read() -> None:

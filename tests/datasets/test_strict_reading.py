@@ -60,7 +60,7 @@ def test_a_key_that_is_none_is_told_with_what_was_meant(text: str, field: str, s
 
 def test_texts_are_no_numbers() -> None:
     ((field, said),) = refused('one: {length: "2"}')
-    assert (field, said) == ("one.length", "line 1: Input should be a valid integer, got '2'")
+    assert (field, said) == ("one.length", "line 1: must be a whole number, got '2'")
 
 
 def test_rules_of_the_whole_can_be_left_to_the_caller() -> None:

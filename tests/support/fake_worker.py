@@ -2,8 +2,9 @@
 
 ``python fake_worker.py ATTEMPT_DIR``. What it does stands in its task's spec, a JSON object:
 ``steps`` to train, ``step_s`` each takes; ``crash_at``, ``hang_at``, ``fail_at`` a step, in the
-attempts that ``on`` lists; ``is_users`` of a failure; ``deaf`` to SIGTERM. It goes on at the step
-that its job's last checkpoint, a file with a number, says.
+attempts that ``on`` lists; ``crash_after`` a step that it trained and told a checkpoint of, in
+every attempt; ``is_users`` of a failure; ``deaf`` to SIGTERM. It goes on at the step that its job's
+last checkpoint, a file with a number, says.
 
 ``marks`` in the job's folder gets a line with the attempt and the time every few milliseconds that
 it lives, from its first to its last.
@@ -58,6 +59,9 @@ class Worker:
             write_whole(saved, str(step))
             self.beat()
             self.tell("progress", expert="single", step=step, num_steps=num_steps, loss=0.5)
+            if self.spec.get("crash_after"):
+                self.tell("checkpoint", expert="single", step=step)
+                os._exit(3)
             if (wish := self.folder / "wish").exists() and not self.spec.get("heedless"):
                 self.end({"ending": "stopped", "message": wish.read_text()})
             if self.is_told_to_end:

@@ -40,6 +40,9 @@ def write_pictures(folder: Path, **captions: str) -> Path:
     """Write pictures ``NAME.png`` and their captions ``NAME.txt`` and return the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for seed, (name, caption) in enumerate(captions.items()):
-        (folder / f"{name}.png").write_bytes(picture_bytes(seed))
-        (folder / f"{name}.txt").write_text(caption)
+        for file, data in (("png", picture_bytes(seed)), ("txt", caption.encode())):
+            path = folder / f"{name}.{file}"
+            # Another process may be reading what is there already.
+            if not path.exists() or path.read_bytes() != data:
+                path.write_bytes(data)
     return folder

@@ -47,7 +47,7 @@ class Served:
     """Jobs whose files were removed."""
 
 
-def check(text: str) -> Checked:
+def check(text: str, *, tenant: str) -> Checked:
     """Take any JSON object but one with ``wrong``, whose items it names."""
     spec = json.loads(text)
     if wrong := spec.get("wrong"):

@@ -1,13 +1,19 @@
 """What a caller sends is a job that can be run, or everything that is wrong with it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from diptych.datasets.places import Places
+from diptych.digest import Digest
 from diptych.errors import JobInvalid
+from diptych.models.trained_experts import expert_folder, point_at
+from diptych.nano.pair import pair_path
 from diptych.training.checking import JobChecks
+from diptych.training.names import open_adapters
 from diptych.training.spec_text import parse_job
+from support.shelves import card_of
 
 JOB = """
 name: huggy
@@ -24,27 +30,29 @@ def checks(tmp_path: Path) -> JobChecks:
         folder=tmp_path,
         places=Places(roots=(tmp_path,), buckets=(), endpoints=(), hub=False, urls=False),
         model_places=Places(roots=(tmp_path,), hub=True),
-        models_dir=tmp_path / "models",
+        home=tmp_path,
+        adapters=open_adapters(tmp_path, url=None, s3_endpoint=None),
         max_nodes=1,
+        max_devices=2,
     )
 
 
 def refused(checks: JobChecks, text: str) -> set[str]:
     """Return the fields that are wrong."""
     with pytest.raises(JobInvalid) as error:
-        checks(text)
+        checks(text, tenant="lab")
     return {one.field for one in error.value.violations}
 
 
 def test_job_is_kept_as_it_is_read_again(checks: JobChecks, tmp_path: Path) -> None:
-    checked = checks(JOB)
+    checked = checks(JOB, tenant="lab")
     again = parse_job(checked.text.encode(), folder=Path("/elsewhere"))
     assert again == parse_job(JOB.encode(), folder=tmp_path)
     assert checked.name == "huggy"
 
 
 def test_what_it_takes_is_told(checks: JobChecks) -> None:
-    found = checks(JOB).estimate
+    found = checks(JOB, tenant="lab").estimate
     assert found.num_steps == 4
     assert found.num_trained_parameters
     assert found.peak_memory_bytes
@@ -53,6 +61,12 @@ def test_what_it_takes_is_told(checks: JobChecks) -> None:
 def test_everything_wrong_between_sections_is_told_at_once(checks: JobChecks) -> None:
     text = JOB.replace("{num_steps: 4}", "{num_steps: 4, num_nodes: 2}").replace("huggy", "Huggy!")
     assert refused(checks, f"{text}stage: both\n") == {"run.num_nodes", "name", "boundary"}
+
+
+def test_more_devices_than_a_node_has_are_refused(checks: JobChecks) -> None:
+    text = JOB.replace("num_steps: 4", "num_steps: 4, num_devices: 3")
+    assert refused(checks, text) == {"run.num_devices"}
+    assert replace(checks, max_devices=None)(text, tenant="lab").name == "huggy"
 
 
 def test_everything_that_is_no_job_is_told_at_once(checks: JobChecks) -> None:
@@ -80,10 +94,46 @@ def test_text_that_is_none_is_refused(checks: JobChecks) -> None:
 
 def test_models_lie_where_models_may_whatever_datasets_do(checks: JobChecks) -> None:
     hub = JOB.replace("nano/base-single", "owner/name")
-    assert checks(hub).estimate.num_trained_parameters is None
+    assert checks(hub, tenant="lab").estimate.num_trained_parameters is None
     assert refused(checks, JOB.replace("nano/base-single", "/etc")) == {"model.source"}
 
 
 def test_a_folder_that_is_not_there_is_told_before_the_job_waits(checks: JobChecks) -> None:
     text = JOB.replace("path: pictures", "path: gone")
     assert refused(checks, text) == {"dataset.datasets[0].source.path"}
+
+
+@pytest.mark.parametrize("reference", ["starry", "starry:old", str(Digest.of_bytes(b"none"))])
+def test_an_adapter_to_go_on_from_that_is_not_there_is_told(
+    checks: JobChecks, reference: str
+) -> None:
+    text = f"{JOB}adapter: {{start_from: '{reference}'}}\n"
+    with pytest.raises(JobInvalid, match="no such adapter") as error:
+        checks(text, tenant="lab")
+    (told,) = error.value.violations
+    assert told.field == "adapter.start_from"
+    assert reference in told.description
+
+
+def test_an_adapter_to_go_on_from_is_the_tenants_own(checks: JobChecks) -> None:
+    checks.adapters.publish("starry", b"lab's", card_of(b"lab's"), tenant="lab")
+    text = f"{JOB}adapter: {{start_from: starry}}\n"
+    assert checks(text, tenant="lab").name == "huggy"
+    with pytest.raises(JobInvalid):
+        checks(text, tenant="other")
+
+
+def test_an_expert_that_is_not_there_is_told(checks: JobChecks) -> None:
+    assert refused(checks, JOB.replace("nano/base-single", "experts/gone")) == {"model.source"}
+
+
+def test_an_expert_that_was_trained_here_is_read_as_any_model(checks: JobChecks) -> None:
+    digest = Digest.of_bytes(b"an expert")
+    folder = expert_folder(checks.home / "experts", "mine", digest, tenant="lab")
+    folder.parent.mkdir(parents=True)
+    folder.symlink_to(pair_path() / "base")
+    point_at(checks.home / "experts", "mine", digest, tenant="lab")
+    text = JOB.replace("nano/base-single", "experts/mine")
+    assert checks(text, tenant="lab").estimate.num_trained_parameters
+    with pytest.raises(JobInvalid):
+        checks(text, tenant="other")

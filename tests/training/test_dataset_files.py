@@ -1,5 +1,6 @@
 """Files behind a plan: images as they were indexed, masks as the network sees them."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from PIL import Image
 
 from diptych.datasets.places import EVERYWHERE
 from diptych.datasets.sampling import Sample, Sampler, SamplerConfig
-from diptych.errors import DigestMismatch
+from diptych.errors import ImageInvalid
 from diptych.training.dataset_files import DatasetFiles
 from support.fed import some_plans
 
@@ -56,7 +57,7 @@ def test_a_mask_that_changed_is_told(tmp_path: Path) -> None:
     plans = some_plans(tmp_path, MASKS % "", num_images=1, batch_size=1)
     sample = first_sample(plans)
     write_mask(tmp_path, "p0", left=0, right=204)
-    with pytest.raises(DigestMismatch):
+    with pytest.raises(ImageInvalid, match=r"p0\.png of dataset one's masks: changed since"):
         DatasetFiles(plans, EVERYWHERE).mask("one", sample, pixels_per_latent=8)
 
 
@@ -65,6 +66,29 @@ def test_an_image_is_read_as_it_was_indexed(tmp_path: Path) -> None:
     entry = first_sample(plans).entry
     files = DatasetFiles(plans, EVERYWHERE)
     assert files.image("one", entry) == (tmp_path / "in" / "p0.png").read_bytes()
-    (tmp_path / "in" / "p0.png").write_bytes(b"another")
-    with pytest.raises(DigestMismatch):
-        files.image("one", entry)
+
+
+@pytest.mark.parametrize(
+    ("become", "problem"),
+    [
+        (lambda path: path.write_bytes(b"another"), "changed since the job listed it"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-9]), "changed since the job listed it"),
+        (lambda _: None, "is gone since the job listed it"),
+        (lambda path: path.symlink_to("nowhere"), "is gone since the job listed it"),
+        (lambda path: path.mkdir(), "cannot be read: Is a directory"),
+    ],
+    ids=["replaced", "cut", "gone", "loose link", "folder"],
+)
+def test_an_image_that_is_no_longer_what_was_indexed_is_named_with_its_dataset(
+    tmp_path: Path, become: Callable[[Path], object], problem: str
+) -> None:
+    plans = some_plans(tmp_path, num_images=1, batch_size=1)
+    path, entry = tmp_path / "in" / "p0.png", first_sample(plans).entry
+    whole = path.read_bytes()
+    path.unlink()
+    if problem.startswith("changed"):
+        path.write_bytes(whole)
+    become(path)
+    with pytest.raises(ImageInvalid) as error:
+        DatasetFiles(plans, EVERYWHERE).image("one", entry)
+    assert str(error.value) == f"image p0.png of dataset one: {problem}"

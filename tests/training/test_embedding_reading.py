@@ -90,3 +90,12 @@ def test_patience_with_a_cache_that_is_gone_ends() -> None:
     reader = EmbeddingReader(cache, stage=None, memory_bytes=1, patience_s=0.0)
     with pytest.raises(ServerUnreachable):
         reader.tensors(wanted("a"), mode="read_through")
+
+
+def test_a_cache_is_not_waited_for_once_a_stop_is_asked() -> None:
+    cache = Gone()
+    reader = EmbeddingReader(
+        cache, stage=None, memory_bytes=1, patience_s=60.0, is_asked_to_stop=lambda: True
+    )
+    with pytest.raises(ServerUnreachable):
+        reader.tensors(wanted("a"), mode="read_through")

@@ -54,6 +54,10 @@ class Starts:
     def __init__(self, worker: Worker, problem: Exception | None = None) -> None:
         self.worker, self.problem, self.tasks = worker, problem, list[WorkerTask]()
 
+    def num_devices(self, device: str) -> int | None:
+        del device
+        return None
+
     def start(
         self, folder: AttemptFolder, task: WorkerTask, *, num_devices: int, num_nodes: int
     ) -> Worker:

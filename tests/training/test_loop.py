@@ -4,7 +4,10 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,7 @@ from torch import Tensor
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from typing_extensions import override
 
-from diptych.errors import NonFiniteLoss, StoreFull, TimestepOutOfRange
+from diptych.errors import NonFiniteLoss, ServerUnreachable, StoreFull, TimestepOutOfRange
 from diptych.training.events import EventKind
 from diptych.training.feeding import FedStep
 from diptych.training.loop import LoopConfig
@@ -143,6 +146,30 @@ def test_no_limit_clips_nothing(data: Path, tmp_path: Path) -> None:
     taken = loop.take(a_step(data))
     norm = torch.stack([one.grad.norm() for one in loop.state.parameters]).norm()  # type: ignore[union-attr]
     assert norm.item() == pytest.approx(taken.grad_norm, rel=1e-5)
+
+
+def steps_until_the_cache_is_gone(data: Path) -> Iterator[FedStep]:
+    """Yield two steps, and then what feeds them does not answer."""
+    yield from islice(a_feeder(some_plans(data), num_epochs=9).steps(), 2)
+    raise ServerUnreachable(address="cache", detail="gone")
+
+
+@pytest.mark.parametrize("stop_after", [3, None])
+def test_a_stop_that_is_asked_while_no_batch_comes_leaves_a_checkpoint(
+    stop_after: int | None, data: Path, tmp_path: Path
+) -> None:
+    loop = a_loop(a_job(), tmp_path / "x", stop_after=stop_after)
+    with nullcontext() if stop_after else pytest.raises(ServerUnreachable):
+        assert loop.run(steps_until_the_cache_is_gone(data)) == "preempted"
+    found = checkpoints_in(tmp_path / "x").latest()
+    assert (found and found.step) == (2 if stop_after else None)
+
+
+def test_the_rates_that_are_told_are_those_of_the_step(data: Path, tmp_path: Path) -> None:
+    spec, ears = a_job(num_steps=2, lr_schedule=LrScheduleSpec(name="linear")), Ears()
+    trained(spec, data, tmp_path / "x", loop=a_loop(spec, tmp_path / "x", ears=ears))
+    rates = [set(told["lr"].values()) for told in ears.of(EventKind.PROGRESS)]  # type: ignore[attr-defined]
+    assert rates == [{1e-4}, {5e-5}]
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

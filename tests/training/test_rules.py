@@ -181,6 +181,18 @@ def test_a_dataset_without_a_usable_image_is_refused() -> None:
         check_images(job(), plans)
 
 
+def test_why_no_image_can_be_used_is_told_with_the_dataset() -> None:
+    findings = Findings()
+    findings.of_dataset("a")("image_invalid", "x.png", "cut short")
+    with pytest.raises(JobInvalid) as error:
+        check_images(job(), {"a": plan_of([], id="a")}, findings)
+    (told,) = error.value.violations
+    assert (told.field, told.description) == (
+        "dataset.datasets[0]",
+        "a has no image that can be used: dataset a: 1 left out, image_invalid: x.png",
+    )
+
+
 def test_one_image_is_enough_and_told() -> None:
     plans = {"a": plan_of([(64, 64)], id="a")}
     check_images(job(), plans)

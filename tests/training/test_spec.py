@@ -54,6 +54,60 @@ def test_values_out_of_range_are_refused(section: str, field: str, value: float)
         TypeAdapter(JobSpec).validate_python(whole)
 
 
+EDGES = [
+    ("run.num_steps", (1, 10**7), (0, 10**7 + 1, 10**18)),
+    ("checkpoints.every_steps", (1, 10**7), (0, 10**18)),
+    ("lr_schedule.num_warmup_steps", (0, 10**7), (-1, 10**18)),
+    ("lr_schedule.power", (1e-3, 100.0), (0.0, 101.0)),
+    ("optimizer.learning_rate", (1e-12, 100.0), (0.0, 1e-13, 100.1, 1e308)),
+    ("optimizer.eps", (1e-30, 1.0), (0.0, 1e-31, 1.1)),
+    ("optimizer.weight_decay", (0.0, 100.0), (-1e-9, 101.0, 1e308)),
+    ("text_encoders.learning_rate", (1e-12, 100.0), (1e308,)),
+    ("text_encoders.weight_decay", (0.0, 100.0), (1e308,)),
+    ("text_encoders.alpha", (1e-3, 1e5), (1e-4, 1e308)),
+    ("adapter.alpha", (1e-3, 1e5), (0.0, 1e-4, 1e6)),
+    ("objective.huber_c", (1e-6, 1e6), (0.0, 1e-7, 1e7)),
+    ("objective.min_snr_gamma", (1e-6, 1e6), (0.0, 1e308)),
+    ("objective.noise_offset", (0.0, 10.0), (-0.1, 11.0)),
+    ("objective.regularisation_weight", (0.0, 1000.0), (-0.1, 1001.0)),
+    ("objective.timestep_bias.multiplier", (1e-6, 1e6), (0.0, 1e308)),
+    ("run.max_grad_norm", (0.0, 1e6), (-1.0, 1e308)),
+]
+
+
+def changed(field: str, value: float) -> dict[str, object]:
+    """Return a job's plain values with another one at ``field``."""
+    whole = TypeAdapter(JobSpec).dump_python(job())
+    *sections, name = field.split(".")
+    held = whole
+    for section in sections:
+        held = held[section]
+    assert name in held
+    held[name] = value
+    return dict(whole)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [(field, value) for field, held, _ in EDGES for value in held]
+)
+def test_the_ends_of_a_range_belong_to_it(field: str, value: float) -> None:
+    TypeAdapter(JobSpec).validate_python(changed(field, value))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [(field, value) for field, _, refused in EDGES for value in refused]
+)
+def test_numbers_that_train_nothing_are_refused(field: str, value: float) -> None:
+    with pytest.raises(ValidationError, match=rf"{field}\n"):
+        TypeAdapter(JobSpec).validate_python(changed(field, value))
+
+
+def test_prodigys_first_estimate_and_its_factor_have_limits() -> None:
+    for bad in ({"d0": 1e-13}, {"d0": 2.0}, {"d_coef": 1e7}, {"growth_rate": 0.5}):
+        with pytest.raises(ValidationError):
+            TypeAdapter(ProdigySpec).validate_python(bad)
+
+
 @pytest.mark.parametrize("boundary", [0.0, 1.0, math.nan, -0.1])
 def test_a_boundary_lies_between_0_and_1(boundary: float) -> None:
     whole = TypeAdapter(JobSpec).dump_python(job("stage: both", "boundary: 0.5"))

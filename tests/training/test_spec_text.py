@@ -42,11 +42,11 @@ def test_everything_wrong_is_named_at_once_with_its_line() -> None:
         "optimizer.prodigy.growth_rate: line 4: .inf is not a finite number",
         "dataset.datasets[0].source.path: line 11: is missing",
         "dataset.datasets[0].source.pth: line 11: no such key here; path is",
-        "stage: line 2: Input should be 'base', 'refiner', 'both' or 'single', got 'baze'",
-        "boundary: line 7: Input should be less than 1, got 1",
-        "adapter.rank: line 6: Input should be greater than or equal to 1, got 0",
+        "stage: line 2: must be 'base', 'refiner', 'both' or 'single', got 'baze'",
+        "boundary: line 7: must be less than 1, got 1",
+        "adapter.rank: line 6: must be at least 1, got 0",
         "run.num_step: line 3: no such key here; num_steps is",
-        "run.batch_size: line 3: Input should be greater than or equal to 1, got 0",
+        "run.batch_size: line 3: must be at least 1, got 0",
         "refiner: line 5: no such key here",
     ]
     assert sorted(found) == sorted(expected)

@@ -129,6 +129,15 @@ def test_what_a_lost_worker_printed_last_is_in_the_fault(
     assert "out of luck" in ended.fault.message
 
 
+def test_attempts_that_come_further_are_not_counted_together(
+    ledger: Ledger, supervise: Supervise
+) -> None:
+    job = new_job(ledger, steps=5, crash_after=True)
+    supervise()
+    ended = until(ledger, job, ENDED)
+    assert (ended.state, ended.attempt, ended.num_faults) == (JobState.SUCCEEDED, 6, 1)
+
+
 def test_job_fails_after_as_many_faults_as_it_may_have(
     ledger: Ledger, supervise: Supervise, noted: Noted
 ) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
+from time import monotonic
 
 import pytest
 import torch
@@ -26,6 +27,7 @@ from support.jobs import a_task, an_attempt
 
 WAITING = """
 from threading import Event
+from time import monotonic
 from diptych.training import worker
 worker._train = lambda *_: Event().wait(60)
 worker.main()
@@ -88,6 +90,21 @@ def test_a_worker_without_an_owner_ends_at_once(tmp_path: Path) -> None:
     assert not folder.outcome.exists()
 
 
+UNCOLLECTED = """
+import gc
+from diptych.training.worker import uncollected
+with uncollected():
+    assert not gc.isenabled()
+assert gc.isenabled()
+assert gc.get_freeze_count() > 0
+"""
+
+
+def test_what_a_worker_imports_is_never_searched_for_garbage() -> None:
+    environment = {"PYTHONPATH": ":".join(sys.path), "PATH": ""}
+    subprocess.run([sys.executable, "-c", UNCOLLECTED], env=environment, check=True)
+
+
 @pytest.fixture
 def arithmetic() -> Iterator[None]:
     """Leave the process's arithmetic as it was."""
@@ -137,3 +154,17 @@ def test_what_another_process_said_of_the_end_stays(tmp_path: Path) -> None:
     first = Outcome(ending="failed", reason="IMAGE_INVALID", message="of another", is_users=True)
     folder.outcome.write_text(first.to_json())
     assert outcome_of(folder) == (1, first)
+
+
+@pytest.mark.usefixtures("arithmetic")
+@pytest.mark.parametrize(("is_preempted", "ending"), [(True, "preempted"), (False, "stopped")])
+def test_a_worker_that_waits_for_its_cache_heeds_what_is_asked(
+    tmp_path: Path, is_preempted: bool, ending: str
+) -> None:
+    folder = an_attempt(a_task(tmp_path, "127.0.0.1:1"))
+    if not is_preempted:
+        folder.wish.write_text("cancel")
+    began = monotonic()
+    status, outcome = outcome_of(folder, is_preempted=is_preempted)
+    assert (status, outcome.ending) == (0, ending)
+    assert monotonic() - began < 20.0  # of the minute that it would have waited

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -16,7 +17,7 @@ from diptych.rpc.running import run_until_signal, together
 from diptych.telemetry.logging import configure_logging
 from diptych.training import settings as training_settings
 
-__all__ = ["app", "up"]
+__all__ = ["EVERY_INTERFACE", "app", "up"]
 
 TRAINING_MODULES: Final = ("torch", "diffusers", "transformers", "peft", "accelerate", "sqlalchemy")
 LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -176,13 +177,27 @@ def up(
         int | None,
         typer.Option("--training-port", help="gRPC port of training; 0 takes a free one."),
     ] = None,
+    metrics_port: MetricsPort = None,
+    cache_metrics_port: Annotated[
+        int | None,
+        typer.Option("--cache-metrics-port", help="As --metrics-port, of the embedding cache."),
+    ] = None,
+    training_metrics_port: Annotated[
+        int | None,
+        typer.Option("--training-metrics-port", help="As --metrics-port, of training."),
+    ] = None,
     data: DataFolder = None,
 ) -> None:
     """Run every service in this process: inference, the embedding cache and training."""
     with reporting(as_json=False) as report:
-        settings = load_settings(config, {"inference": _given(port=port)})
+        own = _given(port=port, metrics_port=metrics_port)
+        settings = load_settings(config, {"inference": own})
         cached, trained = _settings_of_one_process(
-            settings, config, cache_port, training_port, data
+            settings,
+            config,
+            cached=_given(port=cache_port, metrics_port=cache_metrics_port),
+            trained=_given(port=training_port, metrics_port=training_metrics_port),
+            data=data,
         )
         need_extra("serving")
         need_extra("training", extra="training", modules=TRAINING_MODULES)
@@ -202,8 +217,9 @@ def up(
 def _settings_of_one_process(
     settings: Settings,
     config: Path | None,
-    cache_port: int | None,
-    training_port: int | None,
+    *,
+    cached: Mapping[str, object],
+    trained: Mapping[str, object],
     data: Path | None,
 ) -> tuple[cache_settings.Settings, training_settings.Settings]:
     """Return settings with which training finds the cache, and both the images.
@@ -211,24 +227,23 @@ def _settings_of_one_process(
     Unless told otherwise, images and models may lie below the current folder, if only this machine
     can call: whoever calls could read them anyway.
     """
-    first = cache_settings.load_settings(config, {"cache": _given(port=cache_port)}).cache
+    first = cache_settings.load_settings(config, {"cache": cached}).cache
     port = first.port or _free_port(first.host)
     host = "127.0.0.1" if first.host in EVERY_INTERFACE else first.host
     own = training_settings.load_settings(
-        config, {"training": _given(port=training_port, cache_address=f"{host}:{port}")}
+        config, {"training": {**trained, "cache_address": f"{host}:{port}"}}
     ).training
     here = Path.cwd() if {first.host, own.host} <= LOOPBACK else None
-    cached = {"port": port, "dataset_dir": data or first.dataset_dir or here}
-    trained = {
-        "port": own.port,
+    found = {"port": port, "dataset_dir": data or first.dataset_dir or here}
+    asked = {
         "cache_address": own.cache_address,
         "dataset_dir": data or own.dataset_dir or here,
         "model_dir": own.model_dir or here,
         "adapters_store": own.adapters_store or settings.inference.adapters_store,
     }
     return (
-        cache_settings.load_settings(config, {"cache": _given(**cached)}),
-        training_settings.load_settings(config, {"training": _given(**trained)}),
+        cache_settings.load_settings(config, {"cache": {**cached, **_given(**found)}}),
+        training_settings.load_settings(config, {"training": {**trained, **_given(**asked)}}),
     )
 
 

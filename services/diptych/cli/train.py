@@ -12,19 +12,19 @@ from rich.table import Column, Table
 from diptych.cli.embedded import client_config
 from diptych.cli.options import AsJson, Timeout, TokenFile
 from diptych.cli.report import Report, reporting
+from diptych.cli.serve import EVERY_INTERFACE
 from diptych.cli.train_check import foretell, show_estimate
 from diptych.cli.train_watch import follow
 from diptych.cli.train_words import as_mapping, progress_text, result_lines, state_text
 from diptych.clients.training import TrainingClient
 from diptych.clients.training_values import JobCall, ListCall, TrainingJob
-from diptych.errors import FieldViolation, InvalidRequest, JobInvalid
+from diptych.errors import FieldViolation, InvalidRequest, JobInvalid, SettingInvalid
+from diptych.training.settings import load_settings
 
 __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, help="Fine-tunes as jobs that last.")
 
-LOCAL: Final = "127.0.0.1:50053"
-"""Where ``diptych up`` and ``diptych serve training`` listen unless told otherwise."""
 COLUMNS: Final = ("name", "state", "priority", "created", "attempts")
 ID_WIDTH: Final = 16
 """A job's id is shown whole, however narrow the terminal: it is what other commands take."""
@@ -46,7 +46,8 @@ JobServer = Annotated[
     str | None,
     typer.Option(
         "--server",
-        help=f"HOST:PORT of a training service that has files of its own; {LOCAL} otherwise.",
+        help="HOST:PORT of a training service that has files of its own; otherwise this machine's, "
+        "as the settings have it: 127.0.0.1:50053, or DIPTYCH_TRAINING_HOST and _PORT.",
         rich_help_panel="Where",
     ),
 ]
@@ -242,8 +243,21 @@ def _refuse_unheeded(*, images_per_s: bool, watch: bool) -> None:
 
 @contextmanager
 def _client(server: str | None, token_file: Path | None) -> Iterator[TrainingClient]:
-    with TrainingClient(client_config(server or LOCAL, token_file)) as client:
+    with TrainingClient(client_config(server or _local(), token_file)) as client:
         yield client
+
+
+def _local() -> str:
+    """Return where ``diptych up`` and ``diptych serve training`` listen with these settings.
+
+    Raises:
+        SettingInvalid: They take a free port, which only they know.
+    """
+    own = load_settings().training
+    if own.port == 0:
+        problem = "is 0, any free one: --server says where the service listens"
+        raise SettingInvalid([FieldViolation(field="training.port", description=problem)])
+    return f"{'127.0.0.1' if own.host in EVERY_INTERFACE else own.host}:{own.port}"
 
 
 def _text(file: Path, server: str | None) -> str:

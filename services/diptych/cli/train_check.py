@@ -1,6 +1,7 @@
 """What a job would take, worked out here: its images are listed, its models' headers read."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
@@ -8,6 +9,7 @@ from rich.markup import escape
 from diptych.cli.indexing import facts_cache, reading_progress
 from diptych.cli.report import Report
 from diptych.cli.train_words import as_mapping, bytes_text, duration_text
+from diptych.errors import JobInvalid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,17 +39,32 @@ def foretell(report: Report, spec: "JobSpec", *, images_per_s: float | None) -> 
         JobInvalid: It cannot be run.
         DatasetInvalid: Its images are not there.
     """
+    from diptych.adapters.naming import DEFAULT_TENANT
     from diptych.datasets.expansion import Expansion
     from diptych.datasets.plan import make_plans
+    from diptych.models.trained_experts import find_expert
     from diptych.training.estimate import estimate
+    from diptych.training.names import missing_start, open_adapters
     from diptych.training.rules import check_images, check_with_models, remarks
     from diptych.training.settings import load_settings
 
-    facts = check_with_models(spec, models_dir=load_settings().home / "models")
+    settings = load_settings()
+    facts = check_with_models(
+        spec,
+        models_dir=settings.home / "models",
+        find_expert=partial(find_expert, settings.home / "experts"),
+    )
+    if spec.adapter.start_from is not None:
+        own, home = settings.training, settings.home.expanduser().absolute()
+        adapters = open_adapters(home, url=own.adapters_store, s3_endpoint=own.s3_endpoint)
+        missing = missing_start(spec.adapter.start_from, adapters, tenant=DEFAULT_TENANT)
+        if missing:
+            raise JobInvalid(missing)
     with facts_cache(report) as cache, reading_progress(report) as progress:
-        index = Expansion(cache=cache, progress=progress).index(spec.dataset)
+        expansion = Expansion(cache=cache, progress=progress)
+        index = expansion.index(spec.dataset)
     plans = make_plans(index, batch_size=spec.run.batch_size)
-    check_images(spec, plans)
+    check_images(spec, plans, expansion.findings)
     return Foretold(
         estimate=estimate(spec, facts, plans=plans, images_per_s=images_per_s),
         remarks=remarks(spec, facts, plans),

@@ -19,7 +19,7 @@ from diptych.datasets.sources.base import Source, SourceItem
 from diptych.datasets.sources.opening import open_source
 from diptych.datasets.spec import DatasetSpec, Manifest, MasksSpec, SamplingSpec
 from diptych.digest import Digest, canonical_bytes
-from diptych.errors import DigestMismatch
+from diptych.errors import DatasetInvalid, DigestMismatch, FieldViolation
 
 __all__ = ["Expansion", "read_image"]
 
@@ -58,10 +58,28 @@ class Expansion:
             SourceUnavailable: A source does not answer.
             StoreFull: The cache has no room.
         """
-        datasets = [self._dataset(one) for one in manifest.datasets if not one.disabled]
+        datasets = [
+            self._named(place, one)
+            for place, one in enumerate(manifest.datasets)
+            if not one.disabled
+        ]
         index = Index.of(manifest, datasets)
         self._note_leaks(index)
         return index
+
+    def _named(self, place: int, spec: DatasetSpec) -> DatasetIndex:
+        """Expand a dataset; what is wrong with its sources is told with its place and its id."""
+        try:
+            return self._dataset(spec)
+        except DatasetInvalid as error:
+            violations = [
+                FieldViolation(
+                    field=f"datasets[{place}].{one.field}",
+                    description=f"dataset {spec.id}: {one.description}",
+                )
+                for one in error.violations
+            ]
+            raise DatasetInvalid(violations) from error
 
     def _dataset(self, spec: DatasetSpec) -> DatasetIndex:
         note = self.findings.of_dataset(spec.id)

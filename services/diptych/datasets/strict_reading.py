@@ -20,10 +20,32 @@ MAX_SHOWN: Final = 60
 MAX_TOLD: Final = 100
 """Violations of one value; a text of nothing but unknown keys has more than anyone reads."""
 _NO_SUCH_KEY: Final = frozenset({"unexpected_keyword_argument", "extra_forbidden"})
+_TELL_ALL: Final = frozenset({"missing", "union_tag_not_found", "value_error"})
+"""Problems of which the value says no more."""
 _MESSAGES: Final[Mapping[str, str]] = {
     "missing": "is missing",
     "union_tag_not_found": "type is missing",
+    "greater_than": "must be more than {gt:g}",
+    "greater_than_equal": "must be at least {ge:g}",
+    "less_than": "must be less than {lt:g}",
+    "less_than_equal": "must be at most {le:g}",
+    "finite_number": "must be finite",
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "bool_type": "must be true or false",
+    "string_type": "must be a text",
+    "string_too_short": "must have at least {min_length} characters",
+    "string_too_long": "must have at most {max_length} characters",
+    "literal_error": "must be {expected}",
+    "list_type": "must be a list",
+    "tuple_type": "must be a list",
+    "dict_type": "must be a mapping of keys to values",
+    "dataclass_type": "must be a mapping of keys to values",
+    "too_short": "must have at least {min_length} items",
+    "too_long": "must have at most {max_length} items",
 }
+"""In place of pydantic's own words, with its limits."""
 
 
 def read_strictly(
@@ -84,8 +106,10 @@ def _refuse(
     if problem in _NO_SUCH_KEY:
         plain.refuse((*at, *path), f"no such key here{_meant(kind, path)}")
         return
-    shown = "" if problem in _MESSAGES or problem == "value_error" else f", got {_shown(value)}"
-    message = _MESSAGES.get(problem, details["msg"]).removeprefix("Value error, ")
+    shown = "" if problem in _TELL_ALL else f", got {_shown(value)}"
+    own = _MESSAGES.get(problem)
+    limits = details.get("ctx", {})
+    message = own.format(**limits) if own else details["msg"].removeprefix("Value error, ")
     plain.refuse((*at, *path), f"{message}{shown}")
 
 

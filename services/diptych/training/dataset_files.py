@@ -1,7 +1,8 @@
 """The files behind a plan: its images where they have to be encoded, and its masks."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Final
 
 import torch
@@ -18,7 +19,7 @@ from diptych.datasets.source_spec import SourceSpec
 from diptych.datasets.sources.base import Source, SourceItem
 from diptych.datasets.sources.opening import open_source
 from diptych.digest import Digest
-from diptych.errors import DigestMismatch
+from diptych.errors import DigestMismatch, ImageInvalid, ObjectNotFound
 
 __all__ = ["DatasetFiles"]
 
@@ -35,8 +36,14 @@ class DatasetFiles:
         self._lock = threading.Lock()
 
     def image(self, dataset: str, entry: IndexEntry) -> bytes:
-        """Return an image's file as it was indexed; raises what ``read_image`` does."""
-        return read_image(self._source(dataset, "images"), entry)
+        """Return an image's file as it was indexed.
+
+        Raises:
+            ImageInvalid: It changed since, is gone, or cannot be read.
+            SourceUnavailable: Its source does not answer.
+        """
+        with _told_of(f"{entry.place} of dataset {dataset}"):
+            return read_image(self._source(dataset, "images"), entry)
 
     def mask(self, dataset: str, sample: Sample, *, pixels_per_latent: int) -> Tensor | None:
         """Return how much each latent of a sample counts [1, h, w], None where it has no mask.
@@ -45,19 +52,18 @@ class DatasetFiles:
         over the pixels of a latent.
 
         Raises:
-            DigestMismatch: The mask changed since it was indexed.
-            ImageInvalid: It cannot be read.
-            ObjectNotFound: It is gone.
+            ImageInvalid: The mask changed since it was indexed, is gone, or cannot be read.
             SourceUnavailable: Its source does not answer.
         """
         entry, masks = sample.entry, self._plans[dataset].spec.masks
         if entry.mask is None or masks is None:
             return None
         item = SourceItem(place=entry.mask_place, name="")
-        data = self._source(dataset, "masks").open(item)
-        found = Digest.of_bytes(data)
-        if found != entry.mask:
-            raise DigestMismatch(expected=str(entry.mask), actual=str(found))
+        with _told_of(f"{entry.mask_place} of dataset {dataset}'s masks"):
+            data = self._source(dataset, "masks").open(item)
+            found = Digest.of_bytes(data)
+            if found != entry.mask:
+                raise DigestMismatch(expected=str(entry.mask), actual=str(found))
         seen = mask_preprocessing(sample.preprocessing)
         pixels = torch.from_numpy(prepare(data, seen, source=entry.mask_place).copy())
         weights = pixels.float().mean(dim=-1) / 255
@@ -79,3 +85,16 @@ class DatasetFiles:
             return spec.source
         assert spec.masks is not None, "asked for where there are masks"
         return spec.masks.source
+
+
+@contextmanager
+def _told_of(image: str) -> Iterator[None]:
+    """Say which image it is that cannot be read as it was indexed."""
+    try:
+        yield
+    except DigestMismatch as error:
+        raise ImageInvalid(image, "changed since the job listed it") from error
+    except ObjectNotFound as error:
+        raise ImageInvalid(image, "is gone since the job listed it") from error
+    except ImageInvalid as error:
+        raise ImageInvalid(image, error.problem) from error

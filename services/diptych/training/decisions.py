@@ -57,7 +57,7 @@ class Retries:
     """How often and when a job is tried again after a fault that is not its user's."""
 
     max_attempts: int = 5
-    """Faults after which a job has failed."""
+    """Faults in a row, without a new checkpoint between, after which a job has failed."""
     backoff_s: float = 5.0
     """After the first fault; doubles with each."""
     max_backoff_s: float = 300.0
@@ -96,7 +96,7 @@ def verdict(
     Args:
         ended: How its attempt ended.
         wish: What its user asked for meanwhile; it is granted unless the job came to an end.
-        num_faults: Faults before this attempt.
+        num_faults: Faults before this attempt that still count.
         retries: How often it may be tried again.
         jitter: In [0, 1], drawn anew for each fault.
     """

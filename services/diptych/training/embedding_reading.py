@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final, Protocol
 
@@ -49,6 +49,7 @@ class EmbeddingReader:
         stage: str | None,
         memory_bytes: int,
         patience_s: float = PATIENCE_S,
+        is_asked_to_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         """Read from ``cache``, which may be gone for a while.
 
@@ -57,7 +58,9 @@ class EmbeddingReader:
             stage: Whose encoders.
             memory_bytes: Of what was read that are remembered.
             patience_s: For how long a cache that does not answer is asked again.
+            is_asked_to_stop: Whether nobody waits for it any more; called from any thread.
         """
+        self._is_asked_to_stop = is_asked_to_stop
         self._cache, self._stage, self._patience_s = cache, stage, patience_s
         self._limit_bytes: Final = memory_bytes
         self._size_bytes = 0
@@ -89,7 +92,7 @@ class EmbeddingReader:
             try:
                 return self._obtained(wanted, mode)
             except Unavailable as error:
-                if time.monotonic() >= until:
+                if time.monotonic() >= until or self._is_asked_to_stop():
                     raise
                 _log.warning("the cache is asked again", extra={"why": str(error)})
                 time.sleep(_PAUSE_S)

@@ -134,7 +134,12 @@ class ExpertTraining:
         return Feeder(
             Sampler(means.plans, order),
             means.plans,
-            EmbeddingReader(means.cache, stage=stage, memory_bytes=EMBEDDING_MEMORY_BYTES),
+            EmbeddingReader(
+                means.cache,
+                stage=stage,
+                memory_bytes=EMBEDDING_MEMORY_BYTES,
+                is_asked_to_stop=lambda: means.stop_asked() is not None,
+            ),
             DatasetFiles(means.plans, means.places),
             FeedConfig(
                 draws=self._draws,

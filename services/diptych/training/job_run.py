@@ -88,6 +88,8 @@ class JobRun:
         self._folder = AttemptFolder(job_dir=folder, attempt=job.attempt)
         self._renewed_at = claimed_at
         self._ended_attempt = job.attempt
+        self._has_progressed = False
+        """Whether this attempt left a checkpoint, after which earlier faults no longer count."""
         self._drained_at: float | None = None
         self._has_let_go = threading.Event()
         self._starting = threading.Lock()
@@ -220,7 +222,7 @@ class JobRun:
         decided = verdict(
             ended,
             wish=self._job.wish,
-            num_faults=self._job.num_faults,
+            num_faults=0 if self._has_progressed else self._job.num_faults,
             retries=self._means.retries,
             jitter=self._means.chance.random(),
         )
@@ -269,6 +271,7 @@ class JobRun:
                 fault=decided.fault,
                 result=decided.result,
                 not_before_s=decided.not_before_s,
+                has_progressed=self._has_progressed,
             )
         )
         self.state = decided.state
@@ -296,6 +299,7 @@ class JobRun:
         self._means.claims.append(self._claim, told, attempt=attempt)
         if attempt != self._job.attempt:
             return
+        self._has_progressed |= any(one.kind is EventKind.CHECKPOINT for _, one in told)
         if self.state is JobState.PREPARING and any(_is_training(one) for _, one in told):
             self._means.claims.move(self._claim, JobState.RUNNING)
             self.state = JobState.RUNNING
@@ -348,7 +352,7 @@ class JobRun:
         decided = verdict(
             Ended(cause=fault),
             wish=self._job.wish,
-            num_faults=self._job.num_faults,
+            num_faults=0 if self._has_progressed else self._job.num_faults,
             retries=self._means.retries,
             jitter=self._means.chance.random(),
         )
@@ -359,6 +363,7 @@ class JobRun:
                 why=decided.why,
                 fault=decided.fault,
                 not_before_s=decided.not_before_s,
+                has_progressed=self._has_progressed,
             )
         except Exception:  # noqa: BLE001 - then the lease lapses
             _log.exception("job not given back", extra={"job": self.job_id})

@@ -10,6 +10,7 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
+from diptych.adapters.registry import Registry
 from diptych.datasets.places import Places
 from diptych.settings import child_environment
 from diptych.storage.s3 import S3Config, S3Store
@@ -78,13 +79,7 @@ def load_training(
 
     hosting = Hosting(
         jobs=ledger,
-        check=JobChecks(
-            folder=own.dataset_dir or home,
-            places=server_places(settings),
-            model_places=model_places(settings),
-            models_dir=home / "models",
-            max_nodes=launcher.max_nodes,
-        ),
+        check=_checks(settings, adapters, launcher),
         remove_files=partial(remove_files, settings),
         hurry=supervisor.hurry,
         max_active_jobs=own.max_active_jobs,
@@ -96,6 +91,19 @@ def load_training(
         read=lambda: reading(supervisor.runs(), counts),
         begin_drain=supervisor.begin_drain,
         close=close,
+    )
+
+
+def _checks(settings: Settings, adapters: Registry, launcher: Launcher) -> JobChecks:
+    home = settings.home.expanduser().absolute()
+    return JobChecks(
+        folder=settings.training.dataset_dir or home,
+        places=server_places(settings),
+        model_places=model_places(settings),
+        home=home,
+        adapters=adapters,
+        max_nodes=launcher.max_nodes,
+        max_devices=launcher.num_devices(settings.training.device),
     )
 
 

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from diptych.errors import NonFiniteLoss
+from diptych.errors import NonFiniteLoss, Unavailable
 from diptych.training.checkpoints import Checkpoint, Written
 from diptych.training.events import EventKind
 from diptych.training.expert_state import ExpertState
@@ -59,6 +59,8 @@ class TakenStep:
     grad_norm: float
     """Before clipping."""
     num_samples: int
+    learning_rates: Mapping[str, float]
+    """By group, those of this step."""
     lost_share: float | None
     """Of watched weights, those that their update did not change; None when not looked at."""
     stop: Stop | None
@@ -104,9 +106,20 @@ class ExpertLoop:
             TimestepOutOfRange: A timestep is not this expert's.
             DiptychError: What the feeder raised, or the checkpoints' store.
         """
-        state = self.state
+        state, begun = self.state, self.state.step
         while state.step < state.num_steps:
-            taken = self.take(next(steps))
+            try:
+                step = next(steps)
+            except Unavailable:
+                # What feeds it gives up as soon as there is a wish. Several processes can agree on
+                # a stop only after a step, so that there the last checkpoint is all that is left.
+                stop = self._stop_asked() if self._accelerator.num_processes == 1 else None
+                if stop is None:
+                    raise
+                if state.step > begun:
+                    self.keep()
+                return stop
+            taken = self.take(step)
             self._teller.beat()
             self._tell(taken)
             is_last = state.step >= state.num_steps
@@ -144,6 +157,7 @@ class ExpertLoop:
         self._watch.before(state.step + 1)
         state.scaler.step(state.optimizer)
         state.scaler.update()
+        learning_rates = dict(state.learning_rates)
         state.lr_schedule.step()
         state.step, state.position = state.step + 1, step.after
         if state.ema is not None:
@@ -153,6 +167,7 @@ class ExpertLoop:
             loss=mean_loss,
             grad_norm=grad_norm,
             num_samples=num_samples,
+            learning_rates=learning_rates,
             lost_share=self._watch.lost_share(),
             stop=stop,
         )
@@ -233,7 +248,7 @@ class ExpertLoop:
             "num_steps": state.num_steps,
             "epoch": epoch,
             "loss": taken.loss,
-            "lr": dict(state.learning_rates),
+            "lr": taken.learning_rates,
             "grad_norm": taken.grad_norm if math.isfinite(taken.grad_norm) else None,
             "images_per_s": images_per_s,
             "memory_bytes": _peak_memory(self._accelerator.device),

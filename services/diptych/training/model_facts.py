@@ -5,7 +5,7 @@ Only what is at hand on this machine is read, and no weights; no torch.
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,17 +20,16 @@ from diptych.models.folder import open_folder
 from diptych.models.header import read_header
 from diptych.models.parts import Checkpoint
 from diptych.models.single_file_layout import read_layout
+from diptych.models.trained_experts import PREFIX as EXPERT
 from diptych.nano.pair import model_source
 from diptych.storage.tensor_header import PICKLE_SUFFIXES
 from diptych.training.experts import Expert, expert_sources
 from diptych.training.spec import JobSpec
 from diptych.training.targets import Shapes
 
-__all__ = ["JobFacts", "ModelFacts", "read_facts"]
+__all__ = ["FindExpert", "JobFacts", "ModelFacts", "read_facts"]
 
 _HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<rev>[\w./-]+))?")
-_EXPERT = "experts/"
-"""Begins the names of what jobs exported, which belong to a tenant."""
 _S3_URL = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]+)/(?P<prefix>.+)")
 
 
@@ -65,8 +64,16 @@ JobFacts = Mapping[Expert, ModelFacts]
 """By expert, those whose models are at hand."""
 
 
+FindExpert = Callable[[str], Path]
+"""Returns the folder of what a job of the same tenant exported; raises ``ModelNotFound``."""
+
+
 def read_facts(
-    spec: JobSpec, *, models_dir: Path, places: Places = EVERYWHERE
+    spec: JobSpec,
+    *,
+    models_dir: Path,
+    places: Places = EVERYWHERE,
+    find_expert: FindExpert | None = None,
 ) -> tuple[JobFacts, list[FieldViolation]]:
     """Return what is known of the models a job starts from, and what is wrong with them.
 
@@ -77,6 +84,7 @@ def read_facts(
         spec: The job.
         models_dir: Where models from elsewhere are kept.
         places: What a job's source may make this process read.
+        find_expert: Looks up ``experts/NAME``; None passes those over too.
     """
     facts: dict[Expert, ModelFacts] = {}
     violations = {found.field: found for found in _unheeded(spec)}
@@ -84,7 +92,10 @@ def read_facts(
         field = "model.refiner" if source == spec.model.refiner else "model.source"
         problem = ""
         try:
-            path = _at_hand(source, expert, spec.model.revision, models_dir, places)
+            if source.startswith(EXPERT):
+                path = find_expert(source.removeprefix(EXPERT)) if find_expert else None
+            else:
+                path = _at_hand(source, expert, spec.model.revision, models_dir, places)
             if path is not None:
                 facts[expert] = _facts(path, source, spec.model.family)
         except SettingInvalid as error:
@@ -109,7 +120,7 @@ def _unheeded(spec: JobSpec) -> Iterator[FieldViolation]:
 
 def _takes_revision(source: str) -> bool:
     hub = _HUB_ID.fullmatch(source)
-    is_named = source.startswith(("nano/", _EXPERT)) or Path(source).exists()
+    is_named = source.startswith(("nano/", EXPERT)) or Path(source).exists()
     return hub is not None and hub["rev"] is None and not is_named
 
 
@@ -158,8 +169,6 @@ def _at_hand(
     if match := _S3_URL.fullmatch(source):
         if not places.allows_bucket(match["bucket"], match["prefix"]):
             raise ModelNotFound(source, "may not be read here")
-        return None
-    if source.startswith(_EXPERT):
         return None
     if path.suffix.lower() in PICKLE_SUFFIXES:
         raise ModelNotFound(source, "is a pickle; only .safetensors weights are read")

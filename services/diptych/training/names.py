@@ -8,14 +8,14 @@ from typing import Final
 from diptych.adapters.registry import Registry
 from diptych.adapters.stores import AdapterStores
 from diptych.digest import Digest
-from diptych.errors import FieldViolation, InvalidRequest, SettingInvalid
+from diptych.errors import AdapterNotFound, FieldViolation, InvalidRequest, SettingInvalid
 from diptych.storage.local import LocalBlobs
 from diptych.storage.local_refs import LocalRefs
 from diptych.storage.s3 import S3Config, S3Store
 from diptych.storage.s3_blobs import S3Blobs, S3Refs
 from diptych.storage.tiers import open_files
 
-__all__ = ["ResultNames", "open_adapters"]
+__all__ = ["ResultNames", "missing_start", "open_adapters"]
 
 ADAPTER_METHODS: Final = frozenset({"lora", "dora"})
 CACHE_BYTES: Final = 16 << 30
@@ -50,6 +50,26 @@ class ResultNames:
             raise InvalidRequest([FieldViolation(field="result.digests", description=problem)])
         digest = Digest(hex=str(different.pop()).removeprefix(SHA256))
         self._registry.move(str(result["name"]), digest, tenant=tenant, replace=True)
+
+
+def missing_start(
+    reference: str | None, registry: Registry, *, tenant: str
+) -> list[FieldViolation]:
+    """Return what is wrong with the adapter a job goes on from: that the tenant has none such.
+
+    Raises:
+        SourceUnavailable: The store does not answer.
+    """
+    if reference is None:
+        return []
+    try:
+        registry.card(registry.resolve(reference, tenant=tenant), tenant=tenant)
+    except AdapterNotFound:
+        problem = f"{reference!r:.200}: no such adapter"
+        return [FieldViolation(field="adapter.start_from", description=problem)]
+    except InvalidRequest:
+        return []  # ``rules`` tells what is wrong with its form
+    return []
 
 
 def open_adapters(home: Path, *, url: str | None, s3_endpoint: str | None) -> Registry:

@@ -49,6 +49,9 @@ class Launcher(Protocol):
     def max_nodes(self) -> int:
         """How many machines a job may have."""
 
+    def num_devices(self, device: str) -> int | None:
+        """Return how many devices of a kind, as settings name it, a node has; None is not known."""
+
     def start(
         self, folder: AttemptFolder, task: WorkerTask, *, num_devices: int, num_nodes: int
     ) -> Running:
@@ -77,6 +80,7 @@ class Claims(Protocol):
         fault: Fault | None = None,
         result: Mapping[str, object] | None = None,
         not_before_s: float | None = None,
+        has_progressed: bool = False,
     ) -> Job:
         """Move the job; raises ``LeaseLost``."""
 

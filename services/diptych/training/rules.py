@@ -15,7 +15,7 @@ from diptych.datasets.places import EVERYWHERE, Places
 from diptych.datasets.plan import Plan
 from diptych.errors import FieldViolation, InvalidRequest, JobInvalid
 from diptych.training.experts import ExpertPlan, expert_plans, expert_sources
-from diptych.training.model_facts import JobFacts, read_facts
+from diptych.training.model_facts import FindExpert, JobFacts, read_facts
 from diptych.training.objective_rules import objective_violations
 from diptych.training.optimizer_rules import (
     learning_rate_of,
@@ -69,18 +69,27 @@ def check(spec: JobSpec, facts: JobFacts | None = None) -> None:
     _refuse(_wrong(spec, facts or {}))
 
 
-def check_with_models(spec: JobSpec, *, models_dir: Path, places: Places = EVERYWHERE) -> JobFacts:
+def check_with_models(
+    spec: JobSpec,
+    *,
+    models_dir: Path,
+    places: Places = EVERYWHERE,
+    find_expert: FindExpert | None = None,
+) -> JobFacts:
     """Check all that can be checked of a job before it starts, and return its models' facts.
 
     Args:
         spec: The job.
         models_dir: Where models from elsewhere are kept; nothing is fetched.
         places: Where models may be read from.
+        find_expert: Looks up what jobs exported; None leaves that to the worker.
 
     Raises:
         JobInvalid: With everything that is wrong, models that are not there included.
     """
-    facts, violations = read_facts(spec, models_dir=models_dir, places=places)
+    facts, violations = read_facts(
+        spec, models_dir=models_dir, places=places, find_expert=find_expert
+    )
     _refuse([*violations, *_wrong(spec, facts)])
     return facts
 
@@ -101,16 +110,26 @@ def _wrong(spec: JobSpec, facts: JobFacts) -> list[FieldViolation]:
     return found + [FieldViolation(field=at, description=text) for at, text in told]
 
 
-def check_images(spec: JobSpec, plans: Mapping[str, Plan]) -> None:
-    """Check a job against the plans of its datasets.
+def check_images(
+    spec: JobSpec, plans: Mapping[str, Plan], findings: Iterable[Finding] = ()
+) -> None:
+    """Check a job against the plans of its datasets; ``findings`` say what became of the images.
 
     Raises:
         JobInvalid: A dataset that is trained on has no image that can be used.
     """
+    told = [*findings]
+    why = {
+        dataset: "; ".join(one.message for one in left_out(f for f in told if f.dataset == dataset))
+        for dataset in plans
+    }
     _refuse(
         [
             FieldViolation(
-                field=f"dataset.datasets[{number}]", description="has no image that can be used"
+                field=f"dataset.datasets[{number}]",
+                description=": ".join(
+                    filter(None, (f"{dataset.id} has no image that can be used", why[dataset.id]))
+                ),
             )
             for number, dataset in enumerate(spec.dataset.datasets)
             if dataset.kind != "eval" and dataset.id in plans and not len(plans[dataset.id])

@@ -49,18 +49,24 @@ class RemovesFiles(Protocol):
         """Remove it; nothing is there of a job that never began."""
 
 
+class ChecksJob(Protocol):
+    """Tells whether a job can be run."""
+
+    def __call__(self, text: str, *, tenant: str) -> Checked:
+        """Return what a job's text says; raises with everything that is wrong."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hosting:
     """What the service answers with."""
 
     jobs: Jobs
-    check: Callable[[str], Checked]
-    """Returns what a job's text says; raises with everything that is wrong."""
+    check: ChecksJob
     remove_files: RemovesFiles
     hurry: Callable[[], None]
     """Called when there is a job to run."""
     max_active_jobs: int | None = None
-    max_spec_bytes: int = 1 << 20
+    max_spec_bytes: int = 1 << 18
     poll_s: float = 0.5
     """Between two looks at the events of a job that is watched."""
 
@@ -100,11 +106,13 @@ class TrainingService(pb_grpc.TrainingServiceServicer):
         """Check a job and queue it."""
         hosting = self._opened()
         order = create_order(request, max_spec_bytes=hosting.max_spec_bytes)
-        checked = await self._run(hosting.check, order.spec, within=self._checking)
+        caller = current_caller()
+        checked = await self._run(
+            hosting.check, order.spec, tenant=caller.tenant, within=self._checking
+        )
         estimate = estimate_message(checked.estimate)
         if order.is_dry_run:
             return pb.CreateTrainingJobResponse(estimate=estimate)
-        caller = current_caller()
         new = NewJob(
             tenant=caller.tenant,
             name=checked.name,

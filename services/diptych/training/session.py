@@ -1,6 +1,7 @@
 """One job from its spec to what it is served as, in order; goes on where a checkpoint says."""
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from diptych.datasets.manifest import write_manifest
 from diptych.datasets.places import EVERYWHERE, Places
 from diptych.datasets.plan import Plan, make_plans
 from diptych.digest import Digest
-from diptych.errors import DatasetInvalid, InvalidRequest
+from diptych.errors import DatasetInvalid, InvalidRequest, Unavailable
 from diptych.models.experts import LoadOptions
 from diptych.rpc.channel import ChannelConfig
 from diptych.storage.s3 import S3Config
@@ -42,6 +43,8 @@ __all__ = ["Session", "SessionReporter", "allowed_places"]
 
 DEFAULT_TENANT: Final = "default"
 _CACHE_READY_S: Final = 60.0
+_CACHE_LOOK_S: Final = 1.0
+_CACHE_PAUSE_S: Final = 0.2
 _MATES: Final = "refiner"
 """The expert that a worker leaves to its mate."""
 
@@ -226,7 +229,7 @@ class Session:
         expansion = Expansion(places=allowed_places(self._task), progress=self._go_on)
         index = expansion.index(self._spec.dataset)
         plans = make_plans(index, batch_size=self._spec.run.batch_size)
-        check_images(self._spec, plans)
+        check_images(self._spec, plans, expansion.findings)
         if self._task.expert is not None:  # the worker has told all of it, and had it encoded
             return _Dataset(
                 plans=plans,
@@ -333,8 +336,24 @@ class Session:
                 tenant=None if task.tenant == DEFAULT_TENANT else task.tenant,
             )
         )
-        client.wait_until_ready(timeout_s=_CACHE_READY_S)
+        try:
+            self._wait_for(client)
+        except BaseException:
+            client.close()
+            raise
         return client
+
+    def _wait_for(self, cache: EmbeddingCacheClient) -> None:
+        """Wait until the cache answers, a little at a time: what is wished is heeded meanwhile."""
+        until = time.monotonic() + _CACHE_READY_S
+        while True:
+            self._go_on()
+            try:
+                return cache.wait_until_ready(timeout_s=_CACHE_LOOK_S)
+            except Unavailable:
+                if time.monotonic() >= until:
+                    raise
+                time.sleep(_CACHE_PAUSE_S)
 
 
 def _is_behind(resumed: Checkpoint, place: int) -> bool:

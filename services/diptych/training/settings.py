@@ -34,10 +34,11 @@ class TrainingSettings(BaseModel):
     """Jobs that run on this machine at the same time; 0 only answers callers."""
     max_active_jobs: Count | None = 100
     """Jobs of one tenant that have not ended; more are refused with RESOURCE_EXHAUSTED."""
-    max_spec_bytes: Annotated[int, Field(ge=1, le=1 << 20)] = 1 << 20
-    """Bytes of a job's spec."""
+    max_spec_bytes: Annotated[int, Field(ge=1, le=1 << 20)] = 1 << 18
+    """Bytes of a job's spec: YAML of so many, made to be slow, takes two seconds to read."""
     max_attempts: Annotated[int, Field(ge=1, le=1000)] = 5
-    """Faults that are not the user's, after which a job has failed."""
+    """Faults in a row that are not the user's, after which a job has failed: what an attempt leaves
+    a new checkpoint of, or a user resumes, begins to count anew."""
     retry_backoff_s: Annotated[float, Field(gt=0.0, le=3600.0)] = 5.0
     """Until a job is tried again after its first fault; doubles with each."""
     lease_s: Annotated[float, Field(ge=1.0, le=3600.0)] = 30.0

@@ -45,13 +45,24 @@ OptimizerName = Literal[
     "stable_adamw",
 ]
 
-Count = Annotated[int, Field(ge=1, le=10**9)]
+Steps = Annotated[int, Field(ge=1, le=10**7)]
+"""Optimizer steps, or times that a dataset is seen: at ten steps a second the most take 12 days."""
 Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Rank = Annotated[int, Field(ge=1, le=128)]
 Pattern = Annotated[str, Field(min_length=1, max_length=256)]
-Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+Rate = Annotated[float, Field(ge=1e-12, le=100.0)]
+"""Below, float32 weights do not change; 1 is Prodigy's, and the highest that others stand."""
+Alpha = Annotated[float, Field(ge=1e-3, le=100_000.0)]
+"""Divided by a rank, at most 128, it scales an update; kohya's files have from 0.001 on."""
+Epsilon = Annotated[float, Field(ge=1e-30, le=1.0)]
+"""Below, float32 comes near to zero, by which is divided; above, Adam would be plain descent."""
+Decay = Annotated[float, Field(ge=0.0, le=100.0)]
+"""Times the learning rate: shares of a weight that a step takes, beyond 1 its sign turns."""
+Factor = Annotated[float, Field(ge=1e-6, le=1e6)]
+"""Of what is of the order of 1: beyond, float16 and sums in float32 lose the rest."""
+Weight = Annotated[float, Field(ge=0.0, le=1000.0)]
+"""Beside losses that count 1."""
 Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
 Timestep = Annotated[int, Field(ge=0, le=999_999)]
 
@@ -81,14 +92,14 @@ class AdapterSpec:
     """Low-rank updates, where ``method`` is lora or dora."""
 
     rank: Rank = 16
-    alpha: Positive | None = None
+    alpha: Alpha | None = None
     """None is ``rank``."""
     targets: Literal["attention", "linear", "linear_conv"] = "attention"
     """``attention``: to_q, to_k, to_v and to_out.0; ``linear``: every linear layer of the
     transformers; ``linear_conv``: convolutions too."""
     rank_pattern: Annotated[dict[Pattern, Rank], Field(max_length=64)] = field(default_factory=dict)
     """Regular expression on a module's name to its rank, as PEFT has it."""
-    alpha_pattern: Annotated[dict[Pattern, Positive], Field(max_length=64)] = field(
+    alpha_pattern: Annotated[dict[Pattern, Alpha], Field(max_length=64)] = field(
         default_factory=dict
     )
     rank_stabilised: bool = False
@@ -106,10 +117,10 @@ class TextEncoderSpec:
 
     method: Literal["none", "lora", "full"] = "none"
     rank: Rank = 8
-    alpha: Positive | None = None
-    learning_rate: Positive | None = None
+    alpha: Alpha | None = None
+    learning_rate: Rate | None = None
     """None is the optimizer's."""
-    weight_decay: NotNegative | None = None
+    weight_decay: Decay | None = None
 
 
 @with_config(STRICT)
@@ -120,7 +131,7 @@ class TimestepBiasSpec:
     kind: Literal["none", "earlier", "later", "range"] = "none"
     """``later``: the noisier end of the stage's range; ``earlier``: the other; ``range``: from
     ``begin`` to below ``end``."""
-    multiplier: Positive = 1.0
+    multiplier: Factor = 1.0
     """How many times as often as the others; below 1 less often."""
     portion: Fraction = 0.25
     """Of the range that earlier and later mean."""
@@ -138,14 +149,15 @@ class ObjectiveSpec:
     zero_snr: bool | None = None
     """Whether the schedule ends without signal (Lin et al. 2023); None is the checkpoint's."""
     loss: Literal["l2", "huber", "smooth_l1"] = "l2"
-    huber_c: Positive = 0.1
+    huber_c: Factor = 0.1
     huber_schedule: Literal["constant", "exponential", "snr"] = "snr"
-    min_snr_gamma: Positive | None = None
+    min_snr_gamma: Factor | None = None
     """Hang et al. 2023; None weighs every timestep alike."""
     timestep_bias: TimestepBiasSpec = TimestepBiasSpec()
-    noise_offset: NotNegative = 0.0
+    noise_offset: Annotated[float, Field(ge=0.0, le=10.0)] = 0.0
+    """Beside noise of deviation 1; 0.1 is usual."""
     noise_offset_probability: Share = 1.0
-    regularisation_weight: NotNegative = 1.0
+    regularisation_weight: Weight = 1.0
     """Of batches from regularisation datasets."""
 
 
@@ -158,8 +170,8 @@ class ProdigySpec:
     decouple: bool = True
     use_bias_correction: bool = True
     safeguard_warmup: bool = True
-    d0: Positive = 1e-6
-    d_coef: Positive = 1.0
+    d0: Annotated[float, Field(ge=1e-12, le=1.0)] = 1e-6
+    d_coef: Factor = 1.0
     growth_rate: Annotated[float, Field(ge=1.0)] = math.inf
 
 
@@ -169,14 +181,14 @@ class OptimizerSpec:
     """How weights follow gradients."""
 
     name: OptimizerName = "adamw"
-    learning_rate: Positive | None = None
+    learning_rate: Rate | None = None
     """None is 1 of Prodigy, which finds the size of its steps itself, and 1e-4 of the others."""
     betas: (
         tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] | None
     ) = None
     """None are the optimizer's own."""
-    eps: Positive | None = None
-    weight_decay: NotNegative | None = None
+    eps: Epsilon | None = None
+    weight_decay: Decay | None = None
     """None is the optimizer's own; 0.01 of AdamW."""
     prodigy: ProdigySpec | None = None
 
@@ -199,9 +211,9 @@ class LrScheduleSpec:
         "cosine_with_restarts",
         "polynomial",
     ] = "constant"
-    num_warmup_steps: Annotated[int, Field(ge=0, le=10**9)] = 0
+    num_warmup_steps: Annotated[int, Field(ge=0, le=10**7)] = 0
     num_cycles: Annotated[float, Field(gt=0.0, le=10_000)] = 1.0
-    power: Positive = 1.0
+    power: Annotated[float, Field(gt=0.0, le=100.0)] = 1.0
 
 
 @with_config(STRICT)
@@ -210,7 +222,7 @@ class EmaSpec:
     """A moving average of what is trained; it is what is exported."""
 
     decay: Fraction = 0.9999
-    every_steps: Count = 1
+    every_steps: Steps = 1
     warmup: bool = True
     """Whether the decay begins at 0.1 and rises: (1 + n) / (10 + n), at most ``decay``."""
 
@@ -220,14 +232,14 @@ class EmaSpec:
 class RunSpec:
     """How long and on what the job runs."""
 
-    num_steps: Count | None = None
+    num_steps: Steps | None = None
     """Optimizer steps; None trains ``num_epochs``."""
-    num_epochs: Count | None = None
+    num_epochs: Steps | None = None
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 1
     """Of one device, for datasets that do not have their own."""
     num_accumulated: Annotated[int, Field(ge=1, le=4096)] = 1
     """Batches whose gradients make one step."""
-    max_grad_norm: NotNegative = 1.0
+    max_grad_norm: Annotated[float, Field(ge=0.0, le=1e6)] = 1.0
     """0 clips nothing."""
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     """Of the computation; what is trained is kept in float32 at all times."""
@@ -254,7 +266,7 @@ class RunSpec:
 class CheckpointSpec:
     """What is kept while training."""
 
-    every_steps: Count = 500
+    every_steps: Steps = 500
     keep: Annotated[int, Field(ge=1, le=1000)] = 3
     """The latest so many; older ones go once a newer one is whole."""
 

@@ -69,6 +69,11 @@ class WorkerTask:
     num_encoded: int = 0
     """Likewise, how many of them were made."""
 
+    @property
+    def is_compiled(self) -> bool:
+        """Whether the job asks for torch's compiler."""
+        return bool(json.loads(self.spec).get("run", {}).get("compile", False))
+
     def to_json(self) -> str:
         """Return the task as one JSON object."""
         return json.dumps(asdict(self))

@@ -5,6 +5,8 @@ needs of it is in ``task``. A worker of two experts starts its mate as ``... ATT
 """
 
 import fcntl
+import gc
+import importlib
 import logging
 import os
 import signal
@@ -25,7 +27,7 @@ from diptych.training.spec import JobSpec
 from diptych.training.spec_text import parse_job
 from diptych.training.task import AttemptFolder, Outcome, WorkerTask
 
-__all__ = ["failure", "held_lock", "main"]
+__all__ = ["failure", "held_lock", "main", "uncollected"]
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +44,8 @@ _USERS: Final = frozenset(
     }
 )
 """Codes of errors that would come again however often the job is tried."""
+_HEAVY: Final = ("diptych.training.devices", "diptych.training.session")
+"""What brings torch and diffusers, which takes seconds."""
 _LOOK_S: Final = 0.2
 _TOGETHER: Final = timedelta(days=1)
 """How long processes wait for one of them, which may be indexing a dataset; who watches over a
@@ -62,6 +66,9 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: preempted.set())
     threading.Thread(target=_hold_leash, name="leash", daemon=True).start()
     configure_logging()
+    with uncollected():
+        for name in _HEAVY:
+            importlib.import_module(name)
     task = WorkerTask.from_json(folder.task.read_text(encoding="utf-8"))
     expert = {} if task.expert is None else {"expert": task.expert}
     with bind(job_id=task.job_id, attempt=task.attempt, **expert):
@@ -82,6 +89,21 @@ def failure(error: BaseException) -> Outcome:
 
 
 @contextmanager
+def uncollected() -> Iterator[None]:
+    """Import within: what is loaded stays as long as the process does, and is not searched.
+
+    Looking for garbage among five thousand modules while they come is a fifth of a worker's start,
+    and each later collection would go through them again.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+@contextmanager
 def held_lock(path: Path, go_on: Callable[[], bool]) -> Iterator[int | None]:
     """Hold a job's lock and give its descriptor; None if ``go_on`` said no while another held it.
 
@@ -99,7 +121,7 @@ def held_lock(path: Path, go_on: Callable[[], bool]) -> Iterator[int | None]:
 
 
 def _train(task: WorkerTask, folder: AttemptFolder, preempted: threading.Event) -> int:
-    # Torch comes after the leash and the signal's handler: it takes seconds.
+    # Loaded by ``main`` already, after the leash and the signal's handler.
     from accelerate import Accelerator  # noqa: PLC0415
 
     from diptych.training.devices import make_accelerator  # noqa: PLC0415

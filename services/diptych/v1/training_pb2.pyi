@@ -124,7 +124,9 @@ class TrainingJob(_message.Message):
     attempt: _builtins.int
     """How often it was begun, from 1. 0: it was not."""
     num_faults: _builtins.int
-    """How many of those ended in a fault of ours."""
+    """How many faults of ours came in a row: since the job was created or resumed, or last left a
+    checkpoint.
+    """
     last_event: _builtins.int
     """Number of its last event. 0: there is none."""
     spec: _builtins.str
@@ -377,8 +379,9 @@ class CreateTrainingJobRequest(_message.Message):
     request_id: _builtins.str
     """A UUID; the same one again is the same job (AIP-155). Empty: each call makes a job."""
     spec: _builtins.str
-    """The job file, YAML or JSON, at most 1 MiB; required. Its dataset's paths lie below the server's
-    dataset folder, its S3 prefixes among those that the server's settings allow.
+    """The job file, YAML or JSON, at most 256 KiB where the server's settings say no other limit;
+    required. Its dataset's paths lie below the server's dataset folder, its S3 prefixes among those
+    that the server's settings allow.
     """
     priority: _builtins.int
     """Higher ones start first, -100 to 100. Default 0."""

@@ -295,7 +295,7 @@ def test_own_sizes_are_every_dataset_s() -> None:
         (b'[{"id": "a", "conditioning_data": "b", "instance_data_dir": "x"}]', "no such entry 'b'"),
         (b'[{"id": "a", "dataset_type": "sauce"}]', "a: dataset_type: sauce is not one of"),
         (b'[{"id": "a", "instance_data_dir": "x", "repeats": "often"}]', "often is not a number"),
-        (b'[{"id": "a", "instance_data_dir": "x", "probability": 9999}]', "less than or equal"),
+        (b'[{"id": "a", "instance_data_dir": "x", "probability": 9999}]', "must be at most"),
         (b"\xff", "no JSON"),
         (b"[" * 100_000, "no JSON"),
     ],

@@ -5,12 +5,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from diptych.errors import InvalidRequest
 from diptych.training.attempt_files import write_task
+from diptych.training.launchers import local
 from diptych.training.launchers.local import LocalLauncher, LocalProcess, worker_command
 from diptych.training.task import AttemptFolder, WorkerTask
 
@@ -41,9 +43,11 @@ def start(folder: AttemptFolder) -> Iterator[Start]:
     """Start programs that are killed in the end."""
     started: list[LocalProcess] = []
 
-    def begin(program: str, environment: dict[str, str] | None = None) -> LocalProcess:
+    def begin(
+        program: str, environment: dict[str, str] | None = None, task: WorkerTask = TASK
+    ) -> LocalProcess:
         launcher = LocalLauncher(environment=environment or {}, worker=["-S", "-c", program])
-        process = launcher.start(folder, TASK, num_devices=1, num_nodes=1)
+        process = launcher.start(folder, task, num_devices=1, num_nodes=1)
         assert isinstance(process, LocalProcess)
         started.append(process)
         return process
@@ -86,6 +90,17 @@ def test_worker_sees_the_given_variables_alone(
     start("import os; print(sorted(os.environ))", {"ONE": "1", "LC_ALL": "C"})
     assert waited(lambda: "ONE" in folder.log.read_text())
     assert "SECRET" not in folder.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("spec", "seen"), [('{"run": {"compile": true}}', "None\n"), ('{"run": {}}', "1\n")]
+)
+def test_only_a_job_that_compiles_may_load_the_compiler(
+    start: Start, folder: AttemptFolder, spec: str, seen: str
+) -> None:
+    program = "import os; print(os.environ.get('TORCHDYNAMO_DISABLE'))"
+    start(program, task=replace(TASK, spec=spec))
+    assert waited(lambda: folder.log.read_text() == seen)
 
 
 def test_worker_is_the_leader_of_a_session(start: Start) -> None:
@@ -154,6 +169,40 @@ def test_other_machines_are_refused(folder: AttemptFolder) -> None:
         LocalLauncher(environment={}).start(folder, TASK, num_devices=1, num_nodes=2)
 
 
+@pytest.fixture
+def devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return what stands for ``/dev``."""
+    folder = tmp_path / "dev"
+    (folder / "dri").mkdir(parents=True)
+    monkeypatch.setattr(local, "DEVICES", folder)
+    return folder
+
+
+def test_a_cpu_has_as_many_devices_as_cores(devices: Path) -> None:
+    launcher = LocalLauncher(environment={})
+    cores = len(os.sched_getaffinity(0))
+    assert [launcher.num_devices(one) for one in ("cpu", "auto")] == [cores, cores]
+    assert launcher.num_devices("cuda") is None  # it may be there all the same
+
+
+@pytest.mark.parametrize(
+    ("files", "variables", "count"),
+    [
+        (("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"), {}, 2),
+        (("nvidia0", "nvidia1"), {"CUDA_VISIBLE_DEVICES": "1"}, 1),
+        (("kfd", "dri/renderD128", "dri/renderD129"), {}, 2),
+    ],
+)
+def test_gpus_are_counted_without_torch(
+    devices: Path, files: tuple[str, ...], variables: dict[str, str], count: int
+) -> None:
+    for name in files:
+        (devices / name).touch()
+    launcher = LocalLauncher(environment=variables)
+    assert [launcher.num_devices(one) for one in ("auto", "cuda", "cuda:0")] == [count, count, 1]
+    assert launcher.num_devices("cpu") == len(os.sched_getaffinity(0))
+
+
 def test_one_device_is_one_process(folder: AttemptFolder) -> None:
     command = worker_command(["-m", "a.worker"], folder, TASK, num_devices=1)
     assert command == [sys.executable, "-m", "a.worker", str(folder.path)]
@@ -162,7 +211,9 @@ def test_one_device_is_one_process(folder: AttemptFolder) -> None:
 @pytest.mark.slow
 def test_several_devices_are_as_many_ranks(folder: AttemptFolder, tmp_path: Path) -> None:
     program = tmp_path / "rank.py"
-    program.write_text("import os; print('rank', os.environ['RANK'], os.environ['WORLD_SIZE'])")
+    # In one write: two processes share the pipe.
+    said = "'rank {RANK} {WORLD_SIZE}\\n'.format(**os.environ).encode()"
+    program.write_text(f"import os; os.write(1, {said})")
     command = worker_command([str(program)], folder, TASK, num_devices=2)
     assert command[command.index("--shutdown-timeout") + 1] == "13"
     done = subprocess.run(

@@ -217,6 +217,17 @@ def test_a_fault_that_queues_a_job_is_counted_and_shown(ledger: Ledger) -> None:
     assert ledger.events(job.id, tenant=TENANT)[-1].data["why"] == "killed by signal 9"
 
 
+@pytest.mark.parametrize(("fault", "count"), [(FAULT, 1), (None, 0)])
+def test_faults_are_counted_since_a_job_last_came_further(
+    ledger: Ledger, fault: Fault | None, count: int
+) -> None:
+    ledger.create(asked())
+    for _ in range(2):
+        ledger.move(claimed(ledger), JobState.QUEUED, fault=FAULT)
+    moved = ledger.move(claimed(ledger), JobState.QUEUED, fault=fault, has_progressed=True)
+    assert moved.num_faults == count
+
+
 def test_a_job_that_backs_off_is_not_due(ledger: Ledger) -> None:
     ledger.create(asked())
     ledger.move(claimed(ledger), JobState.QUEUED, not_before_s=60.0)

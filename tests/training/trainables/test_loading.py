@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,30 @@ def test_checkpointing_changes_no_gradient(kind: str, small: Small, tmp_path: Pa
     for one, other in zip(*gradients, strict=True):
         assert one is not None
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("is_on", [True, False])
+def test_checkpointing_computes_blocks_again(is_on: bool, small: Small, tmp_path: Path) -> None:
+    spec = job(**small, run={"gradient_checkpointing": is_on}, **KINDS["text lora"])
+    trained = load(spec, tmp_path)
+    counts: Counter[str] = Counter()
+    for name, module in trained.modules.named_modules():
+        if name.endswith(("attn1.to_q", "layers.0.self_attn.q_proj")):
+            module.register_forward_hook(lambda *_, name=name: counts.update([name]))
+    torch.autograd.backward(trained.predict(*batch_of("a cat", None)).square().mean())
+    assert {"unet" in name for name in counts} == {True, False}
+    assert set(counts.values()) == {2 if is_on else 1}
+
+
+@pytest.mark.parametrize(("dropout", "is_same"), [(0.0, True), (0.5, False)])
+def test_what_an_adapter_drops_is_drawn_anew(
+    dropout: float, is_same: bool, small: Small, tmp_path: Path
+) -> None:
+    trained = load(job(**small, adapter=AdapterSpec(rank=4, dropout=dropout)), tmp_path)
+    for one in trained.groups[0].parameters:
+        torch.nn.init.normal_(one, generator=torch.Generator().manual_seed(3))
+    one, other = (trained.predict(*batch_of()) for _ in range(2))
+    assert torch.equal(one, other) is is_same
 
 
 def test_attention_is_torch_s_own(small: Small, tmp_path: Path) -> None:

@@ -23,6 +23,12 @@ __all__ = ["LocalLauncher", "LocalProcess", "worker_command"]
 WORKER: Final = ("-m", "diptych.training.worker")
 TORCHRUN: Final = ("-m", "torch.distributed.run")
 PROC: Final = Path("/proc")
+DEVICES: Final = Path("/dev")
+VISIBLE: Final = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+"""Variables that hide GPUs from a process."""
+NO_COMPILER: Final = {"TORCHDYNAMO_DISABLE": "1"}
+"""For jobs that compile nothing. bitsandbytes, which diffusers imports wherever it is installed,
+decorates functions of its own with ``torch.compile``; that loads the compiler, a second of CPU."""
 KILL_WAIT_S: Final = 10.0
 """A process that waits for a disk that is gone cannot be ended; its lock tells that it is there."""
 
@@ -42,6 +48,18 @@ class LocalLauncher:
         self._environment = dict(environment)
         self._worker = tuple(worker)
 
+    def num_devices(self, device: str) -> int | None:
+        """Return how many processes may train on this machine: one a GPU, or one a core.
+
+        What the driver lists is counted, less what the worker's variables hide.
+        """
+        if device.startswith("cuda:"):
+            return 1
+        num_gpus = 0 if device == "cpu" else _num_gpus(self._environment)
+        if num_gpus or device == "cuda":
+            return num_gpus or None
+        return len(os.sched_getaffinity(0))
+
     def start(
         self, folder: AttemptFolder, task: WorkerTask, *, num_devices: int, num_nodes: int
     ) -> "LocalProcess":
@@ -55,13 +73,14 @@ class LocalLauncher:
             problem = f"{num_nodes} nodes, and the local launcher has this machine alone"
             raise InvalidRequest([FieldViolation(field="run.num_nodes", description=problem)])
         command = worker_command(self._worker, folder, task, num_devices=num_devices)
+        environment = self._environment | ({} if task.is_compiled else NO_COMPILER)
         with folder.log.open("ab") as log:
             process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
                 command,
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=self._environment,
+                env=environment,
                 start_new_session=True,
             )
         return LocalProcess(process)
@@ -131,6 +150,15 @@ def worker_command(
     processes = ["--standalone", "--nproc-per-node", str(num_devices)]
     patience = ["--shutdown-timeout", str(math.ceil(task.grace_s))]
     return [sys.executable, *TORCHRUN, *processes, *patience, *last]
+
+
+def _num_gpus(environment: Mapping[str, str]) -> int:
+    """Return how many GPUs torch would find here; 0 where none are seen without it."""
+    found = [one for one in DEVICES.glob("nvidia*") if one.name.removeprefix("nvidia").isdigit()]
+    if not found and (DEVICES / "kfd").exists():
+        found = list(DEVICES.glob("dri/renderD*"))
+    shown = [environment[name].split(",") for name in VISIBLE if environment.get(name)]
+    return min([len(found), *map(len, shown)])
 
 
 def _descendants(pid: int) -> Iterator[int]:

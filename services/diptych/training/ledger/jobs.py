@@ -55,7 +55,8 @@ class Job:
     attempt: int
     """How often it was claimed: which start of its worker is the latest; 0 before any."""
     num_faults: int
-    """How often a fault sent it back to the queue since it was created or resumed."""
+    """How many faults in a row sent it back to the queue: since it was created or resumed, or came
+    further than before."""
     wish: Wish | None
     """What its owner is asked to do, where there is one."""
     owner: str | None

@@ -231,6 +231,7 @@ class Ledger:
         fault: Fault | None = None,
         result: Mapping[str, object] | None = None,
         not_before_s: float | None = None,
+        has_progressed: bool = False,
     ) -> Job:
         """Return the job in the state ``state``; out of preparing and running, it has no owner.
 
@@ -243,6 +244,7 @@ class Ledger:
             fault: What went wrong; of a job that is queued it is counted.
             result: What came of the job.
             not_before_s: Seconds for which nobody can claim a job that is queued.
+            has_progressed: Whether earlier faults no longer count.
 
         Raises:
             LeaseLost: The job is no longer this owner's.
@@ -257,7 +259,8 @@ class Ledger:
             if result is not None:
                 values["result"] = dict(result)
             if state is JobState.QUEUED:
-                values["num_faults"] = job.num_faults + (fault is not None)
+                earlier = 0 if has_progressed else job.num_faults
+                values["num_faults"] = earlier + (fault is not None)
                 values["not_before"] = at + timedelta(seconds=not_before_s or 0.0)
             why = why or (fault.message if fault else "")
             job = advance(connection, job, state, at=at, why=why, **values)
