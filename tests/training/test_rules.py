@@ -46,10 +46,6 @@ def wrong_fields(spec: JobSpec, facts: JobFacts | None = None) -> list[str]:
         (("text_encoders: {rank: 4}",), ["text_encoders.rank"]),
         (("method: full", "text_encoders: {method: full, rank: 4}"), ["text_encoders.rank"]),
         (("text_encoders: {method: full}",), ["text_encoders.method"]),
-        (
-            ("stage: both", "boundary: 0.5", "text_encoders: {method: lora}"),
-            ["text_encoders.method"],
-        ),
         (("objective: {zero_snr: true, prediction_type: epsilon}",), ["objective.zero_snr"]),
         (("objective: {huber_c: 0.5}",), ["objective.huber_c"]),
         (("objective: {regularisation_weight: 2}",), ["objective.regularisation_weight"]),
