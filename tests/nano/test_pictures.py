@@ -48,3 +48,10 @@ def test_a_dozen_pictures_show_every_word_about_as_often(style: Style) -> None:
 def test_hundreds_of_pictures_repeat_no_pattern() -> None:
     texts = [example.text for example in draw_examples("plain", count=400)]
     assert len(set(texts)) > 390
+
+
+def test_every_phrasing_is_a_line_and_the_pictures_stay() -> None:
+    (one,), (four,) = (draw_examples("night", count=1, num_phrasings=num) for num in (1, 4))
+    lines = four.text.splitlines()
+    assert (lines[0], len(set(lines))) == (one.text, 4)
+    assert one.picture.tobytes() == four.picture.tobytes()

@@ -26,7 +26,7 @@ from diptych.nano.scenes import (
     render,
 )
 
-__all__ = ["STYLES", "Style", "draw_examples"]
+__all__ = ["NUM_WHOLE_CAPTIONS", "STYLES", "Style", "draw_examples"]
 
 Style = Literal["plain", "night"]
 STYLES: Final[tuple[Style, ...]] = ("plain", "night")
@@ -35,13 +35,20 @@ NUM_WHOLE_CAPTIONS: Final = 4
 """Of a caption's phrasings those that leave nothing out come first."""
 
 
-def draw_examples(style: Style, *, count: int, seed: int = 0) -> list[Example]:
-    """Return ``count`` pictures, 128 x 128 RGB, and what they are said to show."""
+def draw_examples(
+    style: Style, *, count: int, seed: int = 0, num_phrasings: int = 1
+) -> list[Example]:
+    """Return ``count`` pictures, 128 x 128 RGB, and what they are said to show.
+
+    ``num_phrasings``, up to ``NUM_WHOLE_CAPTIONS``, is how many captions each has, a line each.
+    """
     rng = random.Random(seed)  # noqa: S311 - pictures, no secrets
     examples = []
     for scene in islice(_even_scenes(rng), count):
         shown = under_stars(scene) if style == "night" else scene
-        text = caption(scene, rng.randrange(NUM_WHOLE_CAPTIONS))
+        first = rng.randrange(NUM_WHOLE_CAPTIONS)
+        forms = ((first + more) % NUM_WHOLE_CAPTIONS for more in range(num_phrasings))
+        text = "\n".join(caption(scene, form) for form in forms)
         examples.append(Example(picture=render(shown, rng), text=text))
     return examples
 

@@ -119,7 +119,7 @@ class TrainedExpert:
             if name not in updates or updates[name].shape != parameter.shape:
                 raise CheckpointInvalid("training state", f"{name} is not as the other expert's")
             fill(parameter, updates[name])
-            parameter.requires_grad_(requires_grad=False)
+            parameter.requires_grad_(False)
         self._names = [name for name in self._names if name not in own]
 
     def _trained(self) -> dict[str, nn.Parameter]:
