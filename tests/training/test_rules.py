@@ -96,6 +96,12 @@ def test_devices_that_a_job_cannot_use_are_refused(
     assert wrong_fields(job(*lines, run=run)) == fields
 
 
+def test_a_refiner_that_waits_for_the_base_s_encoders_is_not_trained_beside_it() -> None:
+    run = "num_steps: 4, side_by_side: true"
+    spec = job("stage: both", "boundary: 0.5", "text_encoders: {method: lora}", run=run)
+    assert wrong_fields(spec) == ["run.side_by_side"]
+
+
 def test_two_experts_may_be_trained_side_by_side() -> None:
     check(job("stage: both", "boundary: 0.5", run="num_steps: 4, side_by_side: true"))
 
