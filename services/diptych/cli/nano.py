@@ -191,7 +191,8 @@ def score_adapter(
     """Paint held-out prompts with the pair, without an adapter and with it, and judge both.
 
     Background and texture say how much of the style is there; shape, colour, place and size how
-    much of what the pair could do before is kept.
+    much of what the pair could do before is kept. ``pair, told`` is the pair without the adapter,
+    asked for the style in words: objects as good as those are all that a style can keep.
     """
     with reporting(as_json=as_json) as report:
         if style not in STYLES:
@@ -203,7 +204,12 @@ def score_adapter(
         choices = (AdapterChoice(adapter=adapter),)
         plain = _paint(report, base, refiner, scenes, steps, guidance, 0.65)
         styled = _paint(report, base, refiner, scenes, steps, guidance, 0.65, choices)
-        scores = {"pair": score(plain, scenes), adapter: score(styled, shown)}
+        told = _paint(report, base, refiner, shown, steps, guidance, 0.65)
+        scores = {
+            "pair": score(plain, scenes),
+            "pair, told": score(told, shown),
+            adapter: score(styled, shown),
+        }
         kept = {
             name: getattr(scores[adapter], name) / max(getattr(scores["pair"], name), 1e-9)
             for name in KEPT
