@@ -65,13 +65,13 @@ def test_epochs_become_steps(recipes: Path, invoke_json: InvokeJson) -> None:
     path = recipes / "epochs.yaml"
     text = (recipes / "nano-style-lora.yaml").read_text()
     path.write_text(text.replace("num_steps: 200", "num_epochs: 4"))
-    assert invoke_json("train", "submit", path, "--dry-run")["estimate"]["num_steps"] == 12
+    assert invoke_json("train", "submit", path, "--dry-run")["estimate"]["num_steps"] == 8
 
 
 def test_what_should_be_known_is_told(recipes: Path, invoke: Invoke) -> None:
     path = recipes / "large.yaml"
     text = (recipes / "nano-style-lora.yaml").read_text()
-    path.write_text(text.replace("batch_size: 4", "batch_size: 64"))
+    path.write_text(text.replace("batch_size: 8", "batch_size: 64"))
     result = invoke("train", "submit", path, "--dry-run")
     assert "BATCH_EXCEEDS_BUCKET" in result.stdout
 

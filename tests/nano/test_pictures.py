@@ -1,9 +1,11 @@
 """Pictures to train on show what they say, in their style, and nothing that is held out."""
 
+from collections import Counter
+
 import pytest
 
 from diptych.nano.pictures import STYLES, Style, draw_examples
-from diptych.nano.scenes import caption, held_out_scenes
+from diptych.nano.scenes import BACKGROUNDS, COLOURS, SHAPES, SIZES, caption, held_out_scenes
 from diptych.nano.scorer import look
 
 
@@ -32,3 +34,24 @@ def test_nothing_that_is_held_out_is_drawn(style: Style) -> None:
     texts = {example.text for example in draw_examples(style, count=200)}
     held_out = {caption(one, form) for one in held_out_scenes(300) for form in range(4)}
     assert not texts & held_out
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_a_dozen_pictures_show_every_word_about_as_often(style: Style) -> None:
+    scenes = " ".join(example.text for example in draw_examples(style, count=12)).replace(",", "")
+    told = Counter(scenes.split())
+    assert {told[word] for word in (*SHAPES, *COLOURS)} == {2}
+    assert {told[word] for word in SIZES} == {6}
+    assert {told[word] for word in BACKGROUNDS} <= {1, 2, 3}
+
+
+def test_hundreds_of_pictures_repeat_no_pattern() -> None:
+    texts = [example.text for example in draw_examples("plain", count=400)]
+    assert len(set(texts)) > 390
+
+
+def test_every_phrasing_is_a_line_and_the_pictures_stay() -> None:
+    (one,), (four,) = (draw_examples("night", count=1, num_phrasings=num) for num in (1, 4))
+    lines = four.text.splitlines()
+    assert (lines[0], len(set(lines))) == (one.text, 4)
+    assert one.picture.tobytes() == four.picture.tobytes()

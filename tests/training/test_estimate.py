@@ -75,6 +75,14 @@ def test_text_encoders_are_counted_where_they_are_trained(facts: JobFacts) -> No
     assert full == sum(facts["single"].num_parameters[part] for part in parts)
 
 
+def test_the_base_of_both_trains_the_encoders_and_the_refiner_none(facts: JobFacts) -> None:
+    spec = job("stage: both", "boundary: 0.5", "text_encoders: {method: lora, rank: 2}")
+    model = facts["single"]
+    base, refiner = (trained_shapes(spec, model, expert) for expert in ("base", "refiner"))
+    assert len(base) > len(refiner)
+    assert refiner == trained_shapes(job(), model)
+
+
 def update_bytes(facts: JobFacts, *lines: str) -> float:
     spec = job("method: full", *lines)
     (expert,) = estimate(spec, facts).experts

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from diptych.diffusion.split import boundary_from_refiner_strength, boundary_timestep
 from diptych.errors import InvalidRequest
-from diptych.training.experts import expert_plans, expert_sources
+from diptych.training.experts import expert_plans, expert_sources, reads_trained_texts
 from diptych.training.spec import ModelSpec
 from support.job_texts import job
 
@@ -69,3 +69,22 @@ def test_each_expert_starts_from_its_model(
 ) -> None:
     spec = replace(BOTH, stage=stage, model=model)  # type: ignore[arg-type]
     assert expert_sources(spec) == sources
+
+
+@pytest.mark.parametrize(
+    ("lines", "found"),
+    [
+        (("stage: both", "boundary: 0.5", "text_encoders: {method: lora}"), [False, True]),
+        (("stage: both", "boundary: 0.5"), [False, False]),
+        (("stage: refiner", "boundary: 0.5", "text_encoders: {method: lora}"), [False]),
+        (
+            ("stage: both", "boundary: 0.5", "text_encoders: {method: lora}", "method: full"),
+            [False, False],
+        ),
+    ],
+)
+def test_the_refiner_of_an_adapter_reads_as_the_base_learnt_to(
+    lines: tuple[str, ...], found: list[bool]
+) -> None:
+    spec = job(*lines)
+    assert [reads_trained_texts(spec, plan.expert) for plan in expert_plans(spec)] == found

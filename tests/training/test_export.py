@@ -21,7 +21,7 @@ from diptych.models.header import read_header
 from diptych.nano.pair import expert_path
 from diptych.training.export import export_adapter, export_expert
 from diptych.training.spec import AdapterSpec, ModelSpec, ObjectiveSpec, TextEncoderSpec
-from diptych.training.trainables.trained_expert import TrainedExpert
+from diptych.training.trainables.trained_expert import TEXTS, TrainedExpert
 from support.small_experts import make_expert
 from support.trained import batch_of, load, one_step
 from support.trained_jobs import job
@@ -168,6 +168,22 @@ def test_one_adapter_of_both_experts_has_both_experts_factors(tmp_path: Path) ->
             if "lora_A" in name:
                 module = name.removeprefix("unet.").partition(".lora_A")[0]
                 assert torch.equal(own[module], tensor)
+
+
+def test_encoders_of_both_experts_are_named_once_as_the_base_trained_them(tmp_path: Path) -> None:
+    texts = TextEncoderSpec(method="lora", rank=2)
+    model = ModelSpec(source="nano")
+    spec = job(model=model, stage="both", boundary=0.65, text_encoders=texts)
+    base = randomised(load(spec, tmp_path), 1)
+    refiner = load(spec, tmp_path, place=1)
+    refiner.fix_texts(base.state())
+    randomised(refiner, 2)
+    adapter = export_adapter([base, refiner], spec)
+    wanted = {Component.TEXT_ENCODER, Component.TEXT_ENCODER_2}
+    own = [low_rank.down for t, low_rank in adapter.targets.items() if t.component in wanted]
+    told = [one for name, one in base.state().items() if name.startswith(TEXTS) and "_A" in name]
+    assert all(torch.equal(one, other) for one, other in zip(own, told, strict=True))
+    assert own
 
 
 def test_an_adapter_that_is_not_finite_is_refused(small: dict[str, Any], tmp_path: Path) -> None:

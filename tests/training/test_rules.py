@@ -46,10 +46,6 @@ def wrong_fields(spec: JobSpec, facts: JobFacts | None = None) -> list[str]:
         (("text_encoders: {rank: 4}",), ["text_encoders.rank"]),
         (("method: full", "text_encoders: {method: full, rank: 4}"), ["text_encoders.rank"]),
         (("text_encoders: {method: full}",), ["text_encoders.method"]),
-        (
-            ("stage: both", "boundary: 0.5", "text_encoders: {method: lora}"),
-            ["text_encoders.method"],
-        ),
         (("objective: {zero_snr: true, prediction_type: epsilon}",), ["objective.zero_snr"]),
         (("objective: {huber_c: 0.5}",), ["objective.huber_c"]),
         (("objective: {regularisation_weight: 2}",), ["objective.regularisation_weight"]),
@@ -98,6 +94,12 @@ def test_devices_that_a_job_cannot_use_are_refused(
     run: str, lines: Sequence[str], fields: list[str]
 ) -> None:
     assert wrong_fields(job(*lines, run=run)) == fields
+
+
+def test_a_refiner_that_waits_for_the_base_s_encoders_is_not_trained_beside_it() -> None:
+    run = "num_steps: 4, side_by_side: true"
+    spec = job("stage: both", "boundary: 0.5", "text_encoders: {method: lora}", run=run)
+    assert wrong_fields(spec) == ["run.side_by_side"]
 
 
 def test_two_experts_may_be_trained_side_by_side() -> None:

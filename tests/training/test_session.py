@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from diptych.adapters.card import Kind
 from diptych.adapters.naming import Stage
 from diptych.digest import Digest
 from diptych.errors import (
@@ -123,6 +124,21 @@ def test_an_expert_stops_with_a_checkpoint_where_its_mate_has_failed(
         assert session.run() == failed
     (checkpoint,) = events_of(folder, "checkpoint")
     assert checkpoint["expert"] == "base"
+
+
+def test_the_second_expert_reads_texts_as_the_first_learnt_to(cache: str, tmp_path: Path) -> None:
+    options: dict[str, Any] = {
+        "stage": "both",
+        "boundary": 0.65,
+        "text_encoders": {"method": "lora", "rank": 2},
+        "run": FOUR,
+    }
+    whole = run_session(a_task(tmp_path, cache, **options))
+    again = stopped_after(a_task(tmp_path, cache, job_id="cut", **options), 1)
+    resumed = run_session(again)
+    assert resumed.result == whole.result
+    card = open_registry(again).card(digest_of(resumed.result))
+    assert (card.stage, Kind.TEXT_ENCODER in card.kinds) == (Stage.BOTH, True)
 
 
 def test_a_job_whose_disk_was_full_goes_on_from_the_checkpoint_before(

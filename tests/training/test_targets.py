@@ -28,7 +28,7 @@ def unet() -> UNet2DConditionModel:
     return module
 
 
-@pytest.mark.parametrize("targets", ["attention", "linear", "linear_conv"])
+@pytest.mark.parametrize("targets", ["prompt", "attention", "linear", "linear_conv"])
 def test_modules_are_those_that_training_adapts(
     unet: UNet2DConditionModel, targets: Targets
 ) -> None:
@@ -41,6 +41,8 @@ def test_the_original_layouts_names_mean_the_same() -> None:
     block = "input_blocks.4.1.transformer_blocks.0"
     shapes: dict[str, tuple[int, ...]] = {
         f"{block}.attn1.to_q.weight": (8, 8),
+        f"{block}.attn2.to_k.weight": (8, 4),
+        f"{block}.attn2.to_out.0.weight": (8, 8),
         f"{block}.ff.net.2.weight": (8, 32),
         f"{block}.norm1.weight": (8,),
         "input_blocks.4.1.proj_in.weight": (8, 8),
@@ -48,12 +50,13 @@ def test_the_original_layouts_names_mean_the_same() -> None:
         "input_blocks.4.0.emb_layers.1.weight": (8, 8),
         "input_blocks.0.0.weight": (8, 4, 3, 3),
         "time_embed.0.weight": (8, 8),
+        "label_emb.0.0.weight": (8, 8),
     }
     counts = {targets: len(list(target_modules(shapes, targets))) for targets in TARGETS}
-    assert counts == {"attention": 1, "linear": 3, "linear_conv": 4}
+    assert counts == {"prompt": 2, "attention": 3, "linear": 5, "linear_conv": 6}
 
 
-TARGETS: tuple[Targets, ...] = ("attention", "linear", "linear_conv")
+TARGETS: tuple[Targets, ...] = ("prompt", "attention", "linear", "linear_conv")
 
 
 def test_text_encoders_have_four_projections_a_layer() -> None:

@@ -24,7 +24,7 @@ from diptych.inference.settings import load_settings
 from diptych.models.trained_experts import PREFIX, find_expert
 from diptych.nano.lessons import under_stars
 from diptych.nano.pair import ADAPTERS, expert_path
-from diptych.nano.pictures import STYLES, draw_examples
+from diptych.nano.pictures import NUM_WHOLE_CAPTIONS, STYLES, draw_examples
 from diptych.nano.scenes import Scene, caption, held_out_scenes
 from diptych.nano.scorer import Score, score
 
@@ -108,14 +108,15 @@ def draw_pictures(
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Draw pictures to train on, with a caption beside each; none is of a held-out scene."""
+    """Draw pictures to train on, four captions beside each; none is of a held-out scene."""
     with reporting(as_json=as_json) as report:
         if style not in STYLES:
             description = f"{style!r} is none of {', '.join(STYLES)}"
             raise InvalidRequest([FieldViolation(field="style", description=description)])
         out.mkdir(parents=True, exist_ok=True)
         chosen = STYLES[STYLES.index(style)]
-        for number, example in enumerate(draw_examples(chosen, count=count, seed=seed)):
+        examples = draw_examples(chosen, count=count, seed=seed, num_phrasings=NUM_WHOLE_CAPTIONS)
+        for number, example in enumerate(examples):
             data = io.BytesIO()
             example.picture.save(data, "PNG")
             write_whole(out / f"{number:05}.png", data.getvalue())
@@ -190,7 +191,8 @@ def score_adapter(
     """Paint held-out prompts with the pair, without an adapter and with it, and judge both.
 
     Background and texture say how much of the style is there; shape, colour, place and size how
-    much of what the pair could do before is kept.
+    much of what the pair could do before is kept. ``pair, told`` is the pair without the adapter,
+    asked for the style in words: objects as good as those are all that a style can keep.
     """
     with reporting(as_json=as_json) as report:
         if style not in STYLES:
@@ -202,7 +204,12 @@ def score_adapter(
         choices = (AdapterChoice(adapter=adapter),)
         plain = _paint(report, base, refiner, scenes, steps, guidance, 0.65)
         styled = _paint(report, base, refiner, scenes, steps, guidance, 0.65, choices)
-        scores = {"pair": score(plain, scenes), adapter: score(styled, shown)}
+        told = _paint(report, base, refiner, shown, steps, guidance, 0.65)
+        scores = {
+            "pair": score(plain, scenes),
+            "pair, told": score(told, shown),
+            adapter: score(styled, shown),
+        }
         kept = {
             name: getattr(scores[adapter], name) / max(getattr(scores["pair"], name), 1e-9)
             for name in KEPT

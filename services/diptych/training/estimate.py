@@ -16,7 +16,7 @@ from diptych.datasets.plan import Plan
 from diptych.datasets.sampling import Sampler, SamplerConfig
 from diptych.datasets.spec import DatasetSpec, Manifest
 from diptych.training.activations import saved_bytes, text_saved_bytes, unet_blocks
-from diptych.training.experts import Expert
+from diptych.training.experts import Expert, reads_trained_texts
 from diptych.training.model_facts import JobFacts, ModelFacts
 from diptych.training.spec import AdapterSpec, JobSpec, OptimizerName
 from diptych.training.targets import TargetModule, pattern_value, target_modules, text_modules
@@ -143,7 +143,7 @@ def num_steps_of(spec: JobSpec, plans: Mapping[str, Plan] | None = None) -> int 
     return math.ceil(num_batches / config.batches_per_step)
 
 
-def trained_shapes(spec: JobSpec, model: ModelFacts) -> list[Shape]:
+def trained_shapes(spec: JobSpec, model: ModelFacts, expert: Expert = "base") -> list[Shape]:
     """Return the shape of every tensor that a job changes of one expert."""
     unet = model.shapes[Component.UNET]
     found: list[Shape] = []
@@ -153,7 +153,7 @@ def trained_shapes(spec: JobSpec, model: ModelFacts) -> list[Shape]:
         for name, shape in target_modules(unet, spec.adapter.targets):
             found += _factors((name, shape), _rank(spec.adapter, name), dora=spec.method == "dora")
     text = spec.text_encoders
-    for encoder in model.text_encoders:
+    for encoder in () if reads_trained_texts(spec, expert) else model.text_encoders:
         shapes = model.shapes[encoder]
         if text.method == "full":
             found += shapes.values()
@@ -178,7 +178,7 @@ def _factors(module: TargetModule, rank: int, *, dora: bool) -> list[Shape]:
 def _expert(
     spec: JobSpec, expert: Expert, model: ModelFacts, plans: Mapping[str, Plan] | None
 ) -> ExpertEstimate:
-    shapes = trained_shapes(spec, model)
+    shapes = trained_shapes(spec, model, expert)
     num_trained = sum(map(math.prod, shapes))
     num_shards = _num_ranks(spec) if spec.run.sharding == "fsdp2" else 1
     state = _state_bytes(spec.optimizer.name, shapes)
@@ -226,7 +226,7 @@ def _activation_bytes(spec: JobSpec, model: ModelFacts, plans: Mapping[str, Plan
         blocks,
         num_pixels=num_pixels,
         item_bytes=item_bytes,
-        all_trained=spec.method == "full" or spec.adapter.targets != "attention",
+        all_trained=spec.method == "full" or spec.adapter.targets not in {"prompt", "attention"},
         recomputes=spec.run.gradient_checkpointing,
     )
     if spec.method == "full" and item_bytes != MASTER_BYTES:

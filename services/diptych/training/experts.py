@@ -7,7 +7,7 @@ from diptych.diffusion.split import base_timesteps, refiner_timesteps
 from diptych.errors import FieldViolation, InvalidRequest
 from diptych.training.spec import JobSpec
 
-__all__ = ["Expert", "ExpertPlan", "expert_plans", "expert_sources"]
+__all__ = ["Expert", "ExpertPlan", "expert_plans", "expert_sources", "reads_trained_texts"]
 
 Expert = Literal["base", "refiner", "single"]
 
@@ -40,6 +40,16 @@ def expert_sources(spec: JobSpec) -> dict[Expert, str]:
     if spec.stage == "both":
         return {"base": source, "refiner": spec.model.refiner or source}
     return {spec.stage: source}
+
+
+def reads_trained_texts(spec: JobSpec, expert: Expert) -> bool:
+    """Return whether an expert reads prompts as the one before it taught the encoders to.
+
+    An adapter of both stages has one update of each encoder: the base's expert trains it, and the
+    refiner is trained with it as it is.
+    """
+    is_beside = spec.stage == "both" and expert == "refiner"
+    return is_beside and spec.method != "full" and spec.text_encoders.method == "lora"
 
 
 def expert_plans(spec: JobSpec, *, num_train_timesteps: int = 1000) -> tuple[ExpertPlan, ...]:

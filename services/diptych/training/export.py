@@ -66,7 +66,7 @@ def export_adapter(trained: Sequence[TrainedExpert], spec: JobSpec) -> Adapter:
     """Return the adapter of a job's experts, as they are now, in float32.
 
     Factors for the refiner's UNet have a component of their own where the job trained both
-    experts; text encoders are trained with one expert only and are named once.
+    experts; text encoders are trained with the first expert only and are named once.
 
     Args:
         trained: All of the job's experts, base first.
@@ -81,7 +81,7 @@ def export_adapter(trained: Sequence[TrainedExpert], spec: JobSpec) -> Adapter:
         component = Component.REFINER_UNET if is_beside else Component.UNET
         for module, own in low_ranks_of(one.network.unet).items():
             targets[Target(component=component, module=module)] = own
-        texts = one.network.texts
+        texts = None if is_beside else one.network.texts
         for name, encoder in texts.named_children() if texts is not None else ():
             for module, own in low_ranks_of(encoder).items():
                 target = Target(component=Component(name), module=module_of_encoder(module))

@@ -14,7 +14,7 @@ from diptych.datasets.findings import Finding
 from diptych.datasets.places import EVERYWHERE, Places
 from diptych.datasets.plan import Plan
 from diptych.errors import FieldViolation, InvalidRequest, JobInvalid
-from diptych.training.experts import ExpertPlan, expert_plans, expert_sources
+from diptych.training.experts import ExpertPlan, expert_plans, expert_sources, reads_trained_texts
 from diptych.training.model_facts import FindExpert, JobFacts, read_facts
 from diptych.training.objective_rules import objective_violations
 from diptych.training.optimizer_rules import (
@@ -295,6 +295,9 @@ def _devices(spec: JobSpec) -> Found:
     run = spec.run
     if run.side_by_side and spec.stage != "both":
         yield "run.side_by_side", f"trains two experts at once, and stage {spec.stage} has one"
+    if run.side_by_side and reads_trained_texts(spec, "refiner"):
+        problem = "is true, and the refiner waits for the text encoders that the base trains"
+        yield "run.side_by_side", problem
     if run.side_by_side:
         for field, given in (("num_devices", run.num_devices), ("num_nodes", run.num_nodes)):
             if given > 1:

@@ -10,7 +10,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Final, Protocol
 
+import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 from diptych.clients.config import ClientConfig
 from diptych.clients.embedding_cache import EmbeddingCacheClient
@@ -28,7 +30,7 @@ from diptych.training.checkpoints import Checkpoint, Checkpoints
 from diptych.training.events import EventKind
 from diptych.training.expert_state import RESULT
 from diptych.training.expert_training import ExpertTraining, TrainingMeans
-from diptych.training.experts import ExpertPlan, expert_plans
+from diptych.training.experts import ExpertPlan, expert_plans, reads_trained_texts
 from diptych.training.loop import Stop
 from diptych.training.mate import Mate
 from diptych.training.publishing import checkpoint_blobs, open_registry, publish
@@ -275,10 +277,13 @@ class Session:
         self._reporter.tell(EventKind.PREPARED, told)
 
     def _load(self, plan: ExpertPlan) -> Callable[..., TrainedExpert]:
-        return partial(
-            load_trainable,
+        return partial(self._trainable, plan)
+
+    def _trainable(self, plan: ExpertPlan, *, device: torch.device | str) -> TrainedExpert:
+        trained = load_trainable(
             self._spec,
             plan,
+            device=device,
             cache_dir=self._home / "models",
             registry=self._registry,
             tenant=self._task.tenant,
@@ -288,6 +293,16 @@ class Session:
                 tenant=self._task.tenant,
             ),
         )
+        if reads_trained_texts(self._spec, plan.expert):
+            trained.fix_texts(self._base_weights())
+        return trained
+
+    def _base_weights(self) -> Mapping[str, Tensor]:
+        """Return what the job made of its base's expert, which is trained first."""
+        checkpoint = self._checkpoints.latest("base")
+        assert checkpoint is not None
+        assert checkpoint.is_finished
+        return _made(checkpoint)
 
     def _finish(self, plans: Sequence[ExpertPlan]) -> Outcome:
         """Export what was trained, from the checkpoints that hold it whole."""
@@ -299,7 +314,7 @@ class Session:
             assert checkpoint is not None
             assert checkpoint.is_finished
             expert = self._load(plan)(device="cpu")
-            expert.load_state(checkpoint.tensors.get(RESULT, checkpoint.tensors["weights"]))
+            expert.load_state(_made(checkpoint))
             trained.append(expert)
             counts = TimestepCounts(plan.timesteps)
             counts.add_counts(checkpoint.tensors["counts"]["counts"])
@@ -359,3 +374,8 @@ class Session:
 def _is_behind(resumed: Checkpoint, place: int) -> bool:
     """Return whether the expert at ``place`` is trained already."""
     return place < resumed.place or (place == resumed.place and resumed.is_finished)
+
+
+def _made(checkpoint: Checkpoint) -> Mapping[str, Tensor]:
+    """Return the weights that an expert ended with, averaged where the job says so."""
+    return checkpoint.tensors.get(RESULT, checkpoint.tensors["weights"])

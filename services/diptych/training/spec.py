@@ -94,9 +94,11 @@ class AdapterSpec:
     rank: Rank = 16
     alpha: Alpha | None = None
     """None is ``rank``."""
-    targets: Literal["attention", "linear", "linear_conv"] = "attention"
-    """``attention``: to_q, to_k, to_v and to_out.0; ``linear``: every linear layer of the
-    transformers; ``linear_conv``: convolutions too."""
+    targets: Literal["prompt", "attention", "linear", "linear_conv"] = "attention"
+    """``prompt``: what reads the prompt, which is to_k and to_v of the cross-attentions (Kumari et
+    al. 2023) and the first layer of the pooled embedding; ``attention``: to_q, to_k, to_v and
+    to_out.0; ``linear``: every linear layer of the transformers; ``linear_conv``: convolutions
+    too."""
     rank_pattern: Annotated[dict[Pattern, Rank], Field(max_length=64)] = field(default_factory=dict)
     """Regular expression on a module's name to its rank, as PEFT has it."""
     alpha_pattern: Annotated[dict[Pattern, Alpha], Field(max_length=64)] = field(

@@ -3,11 +3,13 @@
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Final, Literal
 
 import regex
 
 __all__ = [
+    "LINEAR_LAYERS",
     "PATTERN_S",
     "TEXT_TARGETS",
     "Shapes",
@@ -21,7 +23,7 @@ __all__ = [
     "text_modules",
 ]
 
-Targets = Literal["attention", "linear", "linear_conv"]
+Targets = Literal["prompt", "attention", "linear", "linear_conv"]
 Shapes = Mapping[str, tuple[int, ...]]
 """Names of a part's tensors to their shapes."""
 TargetModule = tuple[str, tuple[int, ...]]
@@ -31,7 +33,13 @@ TEXT_TARGETS: Final = ("q_proj", "k_proj", "v_proj", "out_proj")
 """Of a text encoder's attentions."""
 PATTERN_S: Final = 5.0
 """Seconds that a job's patterns may take; sound ones take milliseconds."""
-_ATTENTION: Final = re.compile(r".+\.(to_q|to_k|to_v|to_out\.0)")
+LINEAR_LAYERS: Final[Mapping[Targets, re.Pattern[str]]] = MappingProxyType(
+    {
+        "prompt": re.compile(r".+\.attn2\.(to_k|to_v)|add_embedding\.linear_1|label_emb\.0\.0"),
+        "attention": re.compile(r".+\.(to_q|to_k|to_v|to_out\.0)"),
+    }
+)
+"""Names of the only layers of targets that are less than all of the transformers."""
 _TRANSFORMER: Final = re.compile(
     r".+\.(attentions\.\d+|1)\.(proj_in|proj_out|transformer_blocks\..+)"
 )
@@ -48,10 +56,11 @@ _FUSED: Final = re.compile(r"(.+\.attn)\.in_proj_weight")
 def target_modules(shapes: Shapes, targets: Targets) -> Iterator[TargetModule]:
     """Yield the modules of a UNet that ``targets`` mean, in its checkpoint's names and order.
 
-    ``attention``: the four projections of each attention; ``linear``: every linear layer of the
-    transformers; ``linear_conv``: every convolution of the blocks too.
+    ``prompt``: what reads the prompt, token by token and pooled; ``attention``: the four
+    projections of each attention; ``linear``: every linear layer of the transformers;
+    ``linear_conv``: every convolution of the blocks too.
     """
-    wanted = _ATTENTION if targets == "attention" else _TRANSFORMER
+    wanted = LINEAR_LAYERS.get(targets, _TRANSFORMER)
     for name, shape in shapes.items():
         module = name.removesuffix(_WEIGHT)
         if module == name:

@@ -36,12 +36,6 @@ def _text_encoders(spec: JobSpec) -> Iterator[FieldViolation]:
     if method == "full":
         description = f"full text encoders do not fit into an adapter, which {spec.method} makes"
         yield FieldViolation(field="text_encoders.method", description=description)
-    if spec.stage == "both":
-        yield FieldViolation(
-            field="text_encoders.method",
-            description="an adapter of both stages has one update of each encoder, and each "
-            "expert would train its own; train the stages as two jobs",
-        )
 
 
 def _adapter(spec: JobSpec) -> Iterator[FieldViolation]:

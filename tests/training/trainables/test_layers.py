@@ -25,6 +25,14 @@ def test_attention_is_the_four_projections(unet: nn.Module) -> None:
     }
 
 
+def test_prompt_is_what_reads_the_tokens_and_the_pooled_embedding(unet: nn.Module) -> None:
+    planned = plan_unet_layers(unet, AdapterSpec(targets="prompt"))
+    attention = plan_unet_layers(unet, AdapterSpec())
+    readers = {name for name in attention if name.endswith((".attn2.to_k", ".attn2.to_v"))}
+    assert planned.keys() == readers | {"add_embedding.linear_1"}
+    assert readers
+
+
 def test_linear_is_every_linear_layer_of_the_transformers(unet: nn.Module) -> None:
     planned = plan_unet_layers(unet, AdapterSpec(targets="linear"))
     expected = {

@@ -9,6 +9,7 @@ import torch
 from diptych.errors import CheckpointInvalid
 from diptych.models.experts import load_experts
 from diptych.training.spec import AdapterSpec, TextEncoderSpec
+from diptych.training.trainables.trained_expert import TEXTS
 from support.trained import batch_of, load, one_step
 from support.trained_jobs import job
 
@@ -99,3 +100,25 @@ def test_predicts_with_what_the_loop_made_of_its_modules(small: Small, tmp_path:
     trained.modules.forward = lambda *_: torch.ones(1)  # type: ignore[method-assign]
     assert trained.predict(*batch_of()) == 1.0
     assert trained.state().keys() == names
+
+
+def test_texts_that_are_fixed_are_read_as_they_were_taught_and_not_trained(
+    small: Small, tmp_path: Path
+) -> None:
+    spec = job(**small, text_encoders=TEXT_LORA)
+    taught, trained = load(spec, tmp_path), load(spec, tmp_path)
+    batch = batch_of("a cat", "a red circle")
+    one_step(taught, batch)
+    trained.fix_texts(taught.state())
+    assert [group.name for group in trained.groups] == ["unet"]
+    one_step(trained, batch)
+    assert not any(name.startswith(TEXTS) for name in trained.state())
+    updates = [dict(one.network.named_parameters()) for one in (trained, taught)]
+    names = [name for name in taught.state() if name.startswith(TEXTS)]
+    assert all(torch.equal(updates[0][name], updates[1][name]) for name in names)
+
+
+def test_updates_of_other_encoders_are_not_fixed(small: Small, tmp_path: Path) -> None:
+    trained = load(job(**small, text_encoders=TEXT_LORA), tmp_path)
+    with pytest.raises(CheckpointInvalid, match="not as the other expert's"):
+        trained.fix_texts({})

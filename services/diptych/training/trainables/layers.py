@@ -11,12 +11,11 @@ from transformers import CLIPTextModel
 from diptych.adapters.adapter import LowRank
 from diptych.errors import FieldViolation, InvalidRequest
 from diptych.training.spec import AdapterSpec, TextEncoderSpec
-from diptych.training.targets import matched_pattern
+from diptych.training.targets import LINEAR_LAYERS, matched_pattern
 
 __all__ = ["LayerPlan", "plan_text_layers", "plan_unet_layers", "unread_parts"]
 
 _N = TypeVar("_N", int, float)
-_ATTENTION: Final = re.compile(r".+\.(to_q|to_k|to_v|to_out\.0)")
 _TEXT_ATTENTION: Final = re.compile(r".+\.self_attn\.(q_proj|k_proj|v_proj|out_proj)")
 _MATCHES_NOTHING: Final = "decides of no layer that is trained"
 _BLOCKS: Final = ("down_blocks.", "mid_block.", "up_blocks.")
@@ -89,8 +88,8 @@ def unread_parts(encoder: nn.Module) -> tuple[str, ...]:
 
 def _is_target(name: str, module: nn.Module, spec: AdapterSpec) -> bool:
     is_linear = isinstance(module, nn.Linear)
-    if spec.targets == "attention":
-        return is_linear and bool(_ATTENTION.fullmatch(name))
+    if wanted := LINEAR_LAYERS.get(spec.targets):
+        return is_linear and bool(wanted.fullmatch(name))
     if ".attentions." in name and is_linear:
         return True
     if not isinstance(module, nn.Conv2d):

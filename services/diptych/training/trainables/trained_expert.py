@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +18,10 @@ from diptych.training.trainables.network import ExpertNetwork
 from diptych.training.trainables.trainable import ParameterGroup
 from diptych.training.trainables.whole_tensors import fill, whole
 
-__all__ = ["ExpertFacts", "TrainedExpert"]
+__all__ = ["TEXTS", "ExpertFacts", "TrainedExpert"]
 
-_TEXTS = "texts."
+TEXTS: Final = "texts."
+"""How names of the text encoders' weights begin."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -53,7 +55,7 @@ class TrainedExpert:
         optimizer, texts = self._spec.optimizer, self._spec.text_encoders
         found: dict[str, list[nn.Parameter]] = {}
         for name, parameter in self._trained().items():
-            group = name.removeprefix(_TEXTS).split(".", maxsplit=1)[0]
+            group = name.removeprefix(TEXTS).split(".", maxsplit=1)[0]
             found.setdefault(group, []).append(parameter)
         is_text = {name: name != "unet" for name in found}
         decay = optimizer.weight_decay
@@ -105,6 +107,20 @@ class TrainedExpert:
             raise CheckpointInvalid("training state", problem)
         for name, parameter in trained.items():
             fill(parameter, tensors[name])
+
+    def fix_texts(self, updates: Mapping[str, Tensor]) -> None:
+        """Set the encoders' updates to what another expert's ``state`` has; train them no more.
+
+        Raises:
+            CheckpointInvalid: They are not for encoders that this expert has.
+        """
+        own = {name: one for name, one in self._trained().items() if name.startswith(TEXTS)}
+        for name, parameter in own.items():
+            if name not in updates or updates[name].shape != parameter.shape:
+                raise CheckpointInvalid("training state", f"{name} is not as the other expert's")
+            fill(parameter, updates[name])
+            parameter.requires_grad_(False)
+        self._names = [name for name in self._names if name not in own]
 
     def _trained(self) -> dict[str, nn.Parameter]:
         parameters = dict(self.network.named_parameters())
