@@ -16,8 +16,9 @@ set-up: ## Create .venv with the pinned dependencies of deploy/locks/.
 demo: set-up ## Start the service, ask it for pictures over gRPC, write them to demo/.
 	@$(BIN)/diptych demo --out demo
 
+# A worker per core, each with one thread: networks as small as these only wait for a second one.
 test: set-up ## Run the tests that need no GPU, no network and no downloaded weights.
-	@$(BIN)/pytest -m "not gpu and not weights and not slow"
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --maxprocesses 4 --dist worksteal -m "not gpu and not weights and not slow"
 
 check: set-up lint types contracts proto-check spelling ## Lint, types, import contracts, proto drift, spelling.
 
