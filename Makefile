@@ -16,8 +16,10 @@ set-up: ## Create .venv with the pinned dependencies of deploy/locks/.
 demo: set-up ## Start the service, ask it for pictures over gRPC, write them to demo/.
 	@$(BIN)/diptych demo --out demo
 
+# A worker per core, four at most, each with one thread and 2 GB: a second thread of networks as
+# small as these only waits for the first.
 test: set-up ## Run the tests that need no GPU, no network and no downloaded weights.
-	@$(BIN)/pytest -m "not gpu and not weights and not slow"
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --maxprocesses 4 --dist worksteal -m "not gpu and not weights and not slow"
 
 check: set-up lint types contracts proto-check spelling ## Lint, types, import contracts, proto drift, spelling.
 

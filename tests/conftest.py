@@ -1,6 +1,8 @@
 """Fixtures that every test may use; what only one area needs lives in that area's conftest."""
 
+import contextlib
 import os
+import secrets
 import socket
 from pathlib import Path
 
@@ -32,7 +34,12 @@ def nano_pair() -> Path:
 
 @pytest.fixture
 def free_port() -> int:
-    """Return a loopback port that was free a moment ago; prefer binding to port 0."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a loopback port that was free a moment ago; prefer binding to port 0.
+
+    It lies below those that systems give out themselves, so no other process gets it meanwhile.
+    """
+    while True:
+        port = 15_000 + secrets.randbelow(17_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port

@@ -4,11 +4,13 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from typer.testing import Result
 
 Invoke = Callable[..., Result]
 
 
+@pytest.mark.timeout(600)  # three processes import torch
 def test_training_is_measured_and_written_as_json(invoke: Invoke, tmp_path: Path) -> None:
     path = tmp_path / "training.json"
     asked = ("--steps", 2, "--batch", 1, "--rank", 1, "--pictures", 2, "--repeats", 1)

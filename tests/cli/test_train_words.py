@@ -95,7 +95,14 @@ def test_a_sparkline_is_as_wide_as_asked_at_most(values: list[float], width: int
 
 @pytest.mark.parametrize(
     ("values", "line"),
-    [([1, 2, 3], "▁▅█"), ([2, 2], "▁▁"), ([1, math.nan, 8], "▁ █"), ([], "")],
+    [
+        ([1, 2, 3], "▁▅█"),
+        ([2, 2], "▁▁"),
+        ([1, math.nan, 8], "▁ █"),
+        ([], ""),
+        ([1e308, -1e308], "█▁"),
+        ([0.0, 5e-324], "▁▁"),
+    ],
 )
 def test_bars_rise_with_values(values: list[float], line: str) -> None:
     assert sparkline(values, 8) == line

@@ -58,7 +58,7 @@ def kept(home: Path) -> dict[str, bytes | None]:
         return {key: store.tiers.get(Digest(hex=key), kind="any") for key in found}
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.usefixtures("two_workers")
 def test_ray_writes_what_the_local_engine_writes(tmp_path: Path) -> None:
     manifest = a_dataset(tmp_path, 6)

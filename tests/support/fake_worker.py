@@ -33,6 +33,7 @@ class Worker:
         self.task: dict[str, Any] = json.loads((folder / "task.json").read_text())
         self.spec: dict[str, Any] = json.loads(self.task["spec"])
         self.is_told_to_end = False
+        self.telling = threading.Lock()
         on = self.spec.get("on", [1])
         self.does = self.spec if self.task["attempt"] in on else {}
 
@@ -56,9 +57,10 @@ class Worker:
         for step in range(done + 1, num_steps + 1):
             self.misbehave(step)
             threading.Event().wait(float(self.spec.get("step_s", 0.01)))
-            write_whole(saved, str(step))
             self.beat()
-            self.tell("progress", expert="single", step=step, num_steps=num_steps, loss=0.5)
+            with self.telling:  # a step that is saved and not told is told by nobody
+                write_whole(saved, str(step))
+                self.tell("progress", expert="single", step=step, num_steps=num_steps, loss=0.5)
             if self.spec.get("crash_after"):
                 self.tell("checkpoint", expert="single", step=step)
                 os._exit(3)
@@ -115,7 +117,8 @@ class Worker:
     def die_on_a_loose_leash(self) -> None:
         """End at once when the owner is gone."""
         sys.stdin.buffer.read()
-        os._exit(9)
+        with self.telling:
+            os._exit(9)
 
     def on_term(self, *_: object) -> None:
         """End after this step, unless deaf."""

@@ -33,7 +33,11 @@ def spawn(home: Path, *flags: str, module: str = "diptych.inference") -> "subpro
         [sys.executable, "-m", module, *flags],
         stderr=subprocess.PIPE,
         text=True,
-        env={"PYTHONPATH": f"{SOURCE}:{TESTS}", "DIPTYCH_HOME": str(home)},
+        env={
+            "PYTHONPATH": f"{SOURCE}:{TESTS}",
+            "DIPTYCH_HOME": str(home),
+            "OMP_NUM_THREADS": "1",
+        },
     )
 
 

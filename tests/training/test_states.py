@@ -31,6 +31,6 @@ def test_nothing_runs_without_preparing() -> None:
     assert [state for state in JobState if is_legal(state, JobState.RUNNING)] == ["preparing"]
 
 
-@pytest.mark.parametrize("state", set(JobState) - ENDED)
+@pytest.mark.parametrize("state", sorted(set(JobState) - ENDED))
 def test_what_has_not_ended_can_be_cancelled(state: JobState) -> None:
     assert is_legal(state, JobState.CANCELLED)

@@ -60,18 +60,7 @@ def bench_training(
         need_extra("benchmarking")
         if architecture is not None:
             where = device or ("cuda" if architecture == "sdxl" else "cpu")
-            from diptych.bench.training_device import DeviceCase
-
-            cases = [
-                DeviceCase(method="lora", batch_size=size, rank=rank, compile=compiled)
-                for size in batch_sizes(batches)
-            ]
-            cases += [
-                DeviceCase(
-                    method="full", batch_size=size, compile=compiled, gradient_checkpointing=True
-                )
-                for size in batch_sizes(full_batches, option="--full-batches")
-            ]
+            cases = _device_cases(batches, full_batches, rank=rank, compiled=compiled)
             _measure_device(report, architecture, where, cases, plain, json_path)
             return
         from diptych.bench.training_reference import PlainConfig
@@ -90,6 +79,22 @@ def bench_training(
             found = measure_training(config, folder=Path(folder), progress=bar.advance)
         show(report, training_table(found), training_as_json(found), json_path)
         fail_unless(found.holds)
+
+
+def _device_cases(
+    batches: str, full_batches: str, *, rank: int, compiled: bool
+) -> "list[DeviceCase]":
+    from diptych.bench.training_device import DeviceCase
+
+    cases = [
+        DeviceCase(method="lora", batch_size=size, rank=rank, compile=compiled)
+        for size in batch_sizes(batches)
+    ]
+    cases += [
+        DeviceCase(method="full", batch_size=size, compile=compiled, gradient_checkpointing=True)
+        for size in batch_sizes(full_batches, option="--full-batches")
+    ]
+    return cases
 
 
 def _measure_device(

@@ -144,9 +144,10 @@ def sparkline(values: Sequence[float], width: int) -> str:
     shown = _binned(values, width)
     finite = [value for value in shown if math.isfinite(value)]
     low, high = min(finite, default=0.0), max(finite, default=0.0)
-    scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
+    span = high / 2 - low / 2  # halves: the difference of two floats may be no float
+    shares = ((value / 2 - low / 2) / span if span else 0.0 * value for value in shown)
     return "".join(
-        BARS[round((value - low) * scale)] if math.isfinite(value) else " " for value in shown
+        BARS[round(share * (len(BARS) - 1))] if math.isfinite(share) else " " for share in shares
     )
 
 

@@ -26,6 +26,11 @@ def adapted(*, bias: bool = True, dropout: float = 0.0, dora: bool = False) -> n
     return network
 
 
+def drawn(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return the same random numbers each time."""
+    return torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(1))
+
+
 def fused(network: nn.Module) -> nn.Module:
     copy = deepcopy(network)
     fuse(copy[0])  # type: ignore[index]
@@ -52,21 +57,21 @@ def test_output_and_gradients_are_those_of_peft_in_float64(
     shape: tuple[int, ...], *, bias: bool
 ) -> None:
     plain = adapted(bias=bias).double()
-    x = torch.randn(shape, dtype=torch.float64)
+    x = drawn(*shape, dtype=torch.float64)
     for ours, theirs in zip(outcome(fused(plain), x), outcome(plain, x), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
 def test_gradients_are_those_of_differences() -> None:
     network = fused(adapted().double())
-    x = torch.randn(3, 6, dtype=torch.float64, requires_grad=True)
+    x = drawn(3, 6, dtype=torch.float64).requires_grad_()
     factors = [one for one in network.parameters() if one.requires_grad]
     assert torch.autograd.gradcheck(lambda *given: network(given[0]), (x, *factors))
 
 
 def test_of_inputs_that_are_not_contiguous() -> None:
     plain = adapted()
-    x = torch.randn(6, 4, 3).permute(2, 1, 0)
+    x = drawn(6, 4, 3).permute(2, 1, 0)
     for ours, theirs in zip(outcome(fused(plain), x), outcome(plain, x), strict=True):
         torch.testing.assert_close(ours, theirs)
 
@@ -78,7 +83,7 @@ def test_computes_in_half_from_float32_factors_whose_gradients_are_float32() -> 
     layer.cast_input_dtype_enabled = False
     compute_in(layer.lora_A, torch.bfloat16)
     compute_in(layer.lora_B, torch.bfloat16)
-    x = torch.randn(3, 6).bfloat16()
+    x = drawn(3, 6).bfloat16()
     for ours, theirs in zip(outcome(fused(network), x), outcome(network, x), strict=True):
         assert ours.dtype is theirs.dtype
         torch.testing.assert_close(ours, theirs, rtol=2e-2, atol=2e-1)
@@ -86,7 +91,7 @@ def test_computes_in_half_from_float32_factors_whose_gradients_are_float32() -> 
 
 def test_without_its_update_it_is_the_layer_below() -> None:
     network = fused(adapted())
-    x = torch.randn(3, 6)
+    x = drawn(3, 6)
     layer = network[0]  # type: ignore[index]
     layer.enable_adapters(enabled=False)
     torch.testing.assert_close(network(x), layer.base_layer(x))
