@@ -1,5 +1,6 @@
 """The ``diptych`` command: its commands, and what stands above them."""
 
+import logging
 from typing import Annotated
 
 import typer
@@ -62,4 +63,6 @@ app.add_typer(bench.app, name="bench", rich_help_panel=_MODELS)
 def main() -> None:
     """Run the command that ``sys.argv`` names, in a process that is its own."""
     set_heap_up()
+    # diffusers brings it in, and it tells what weights of 4 bits, which none here are, would miss.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     app()
