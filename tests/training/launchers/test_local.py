@@ -190,11 +190,12 @@ def test_a_cpu_has_as_many_devices_as_cores(devices: Path) -> None:
     [
         (("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"), {}, 2),
         (("nvidia0", "nvidia1"), {"CUDA_VISIBLE_DEVICES": "1"}, 1),
+        (("nvidia0", "nvidia1"), {"CUDA_VISIBLE_DEVICES": ""}, None),
         (("kfd", "dri/renderD128", "dri/renderD129"), {}, 2),
     ],
 )
 def test_gpus_are_counted_without_torch(
-    devices: Path, files: tuple[str, ...], variables: dict[str, str], count: int
+    devices: Path, files: tuple[str, ...], variables: dict[str, str], count: int | None
 ) -> None:
     for name in files:
         (devices / name).touch()

@@ -157,8 +157,8 @@ def _num_gpus(environment: Mapping[str, str]) -> int:
     found = [one for one in DEVICES.glob("nvidia*") if one.name.removeprefix("nvidia").isdigit()]
     if not found and (DEVICES / "kfd").exists():
         found = list(DEVICES.glob("dri/renderD*"))
-    shown = [environment[name].split(",") for name in VISIBLE if environment.get(name)]
-    return min([len(found), *map(len, shown)])
+    shown = [environment[name].split(",") for name in VISIBLE if name in environment]
+    return min([len(found), *(sum(bool(one.strip()) for one in own) for own in shown)])
 
 
 def _descendants(pid: int) -> Iterator[int]:
