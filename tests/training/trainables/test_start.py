@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import StableDiffusionXLPipeline
+from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig, inject_adapter_in_model
 from peft.utils import get_peft_model_state_dict
+from safetensors.torch import load_file
 from torch import nn
 
 from diptych.adapters.adapter import Adapter, Component, LearnedToken, LowRank, Magnitude, Stage
@@ -26,6 +27,7 @@ from support.trained import batch_of, load, one_step
 from support.trained_jobs import job
 
 Small = dict[str, Any]
+WRITTEN = Path(__file__).parent / "written_by_others"
 START = AdapterSpec(start_from="huggy")
 TEXT_LORA = TextEncoderSpec(method="lora", rank=2)
 
@@ -111,6 +113,28 @@ def test_a_lora_of_diffusers_own_script_goes_on_training(
     expected = unet(noisy, t, hidden, added_cond_kwargs=added).sample
     predicted = trained.predict(noisy, t, told)
     torch.testing.assert_close(predicted, expected, rtol=0.0, atol=1e-5)
+    with trained.without_update():
+        assert (trained.predict(noisy, t, told) - expected).abs().max() > 1e-3
+    assert one_step(trained, (noisy, t, told)) > one_step(trained, (noisy, t, told))
+
+
+def test_a_file_that_the_script_itself_wrote_goes_on_training(
+    registry: Registry, tmp_path: Path
+) -> None:
+    """Of examples/text_to_image/train_text_to_image_lora_sdxl.py at 58eb52c, diffusers 0.42.1.
+
+    Six steps of rank 1 on ``nano/base-single``, batches of 2 of eight pictures of `nano pictures
+    night` as an image folder: ``--max_train_steps 6 --rank 1 --learning_rate 1e-3 --seed 0``.
+    """
+    file = WRITTEN / "train_text_to_image_lora_sdxl.safetensors"
+    publish(registry, read_adapter(file, name=file.name))
+    trained = load(job(adapter=START), tmp_path, registry=registry)
+    unet = UNet2DConditionModel.from_pretrained(expert_path("base-single") / "unet")
+    unet.load_lora_adapter(load_file(file), prefix="unet")
+    noisy, t, told = batch_of()
+    added = {"text_embeds": told.pooled, "time_ids": told.time_ids}
+    expected = unet.float()(noisy, t, told.prompt_embeds, added_cond_kwargs=added).sample
+    torch.testing.assert_close(trained.predict(noisy, t, told), expected, rtol=0.0, atol=1e-5)
     with trained.without_update():
         assert (trained.predict(noisy, t, told) - expected).abs().max() > 1e-3
     assert one_step(trained, (noisy, t, told)) > one_step(trained, (noisy, t, told))
