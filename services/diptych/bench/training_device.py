@@ -9,10 +9,10 @@ import gc
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cache
-from itertools import count
+from itertools import count, groupby
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -159,25 +159,32 @@ def measure_device(
         device: Where.
         num_steps: That are timed, after three that are not.
         plain: Whether the plain loop is measured too.
-        progress: Called with every case's cost, as soon as it is known.
+        progress: Called with every case's cost, as soon as it is known. Cases in a row that differ
+            in their batch alone share a network and are known together.
         make_executor: Of what trains one side.
     """
     costs = []
     with make_executor() as ours, make_executor() as theirs:
-        for case in cases:
-            job = (architecture, case, device, num_steps)
+        for _, alike in groupby(cases, key=lambda case: replace(case, batch_size=0)):
+            group = tuple(alike)
+            flops = training_flops(architecture, group[0].method, rank=group[0].rank)
+            job = (architecture, group, device, num_steps)
             own = ours.submit(_ours, *job).result()
-            their = theirs.submit(_theirs, *job).result() if plain else None
-            flops = training_flops(architecture, case.method, rank=case.rank)
-            costs.append(DeviceCost(case=case, flops=flops, ours=own, theirs=their))
-            progress(costs[-1])
+            their = theirs.submit(_theirs, *job).result() if plain else [None] * len(group)
+            for case, our_cost, their_cost in zip(group, own, their, strict=True):
+                costs.append(DeviceCost(case=case, flops=flops, ours=our_cost, theirs=their_cost))
+                progress(costs[-1])
     precision = _precision(torch.device(device))
     return DeviceReport(architecture=architecture, precision=precision, costs=tuple(costs))
 
 
-def _ours(architecture: str, case: DeviceCase, device: str, num_steps: int) -> StepCost:
-    where = torch.device(device)
-    spec = _spec(architecture, case, where)
+def _ours(
+    architecture: str, cases: Sequence[DeviceCase], device: str, num_steps: int
+) -> list[StepCost]:
+    """Return what steps of cases with one network cost."""
+    _give_back()
+    where, first = torch.device(device), cases[0]
+    spec = _spec(architecture, first, where)
     task = WorkerTask(
         job_id="bench",
         tenant="default",
@@ -190,9 +197,9 @@ def _ours(architecture: str, case: DeviceCase, device: str, num_steps: int) -> S
     accelerator = make_accelerator(task, spec, timeout=timedelta(minutes=10))
     trained = _trained(architecture, spec, where)
     (plan,) = expert_plans(spec)
-    if case.compile:
+    if first.compile:
         compile_blocks(trained.modules)
-    state = ExpertState(trained, spec, plan, place=0, num_steps=1000, accelerator=accelerator)
+    state = ExpertState(trained, spec, plan, place=0, num_steps=10**6, accelerator=accelerator)
     loop = ExpertLoop(
         state,
         Objective(trained.facts.opened.schedule, spec.objective, plan.timesteps),
@@ -201,36 +208,53 @@ def _ours(architecture: str, case: DeviceCase, device: str, num_steps: int) -> S
         write=lambda _: (_ for _ in ()).throw(AssertionError),
         teller=Silence(),
     )
-    steps = _fed(trained, case.batch_size, ARCHITECTURES[architecture])
-    return _cost(lambda: loop.take(next(steps)), where, num_steps)
+
+    def step_of(case: DeviceCase) -> Callable[[], object]:
+        steps = _fed(trained, case.batch_size, ARCHITECTURES[architecture])
+        return lambda: loop.take(next(steps))
+
+    return [_cost(step_of(case), where, num_steps) for case in cases]
 
 
-def _theirs(architecture: str, case: DeviceCase, device: str, num_steps: int) -> StepCost:
-    where = torch.device(device)
-    on_device = where.type == "cuda"
-    is_full = case.method == "full"
+def _theirs(
+    architecture: str, cases: Sequence[DeviceCase], device: str, num_steps: int
+) -> list[StepCost]:
+    """Return the same of the plain loop."""
+    _give_back()
+    where, first = torch.device(device), cases[0]
+    on_device, is_full = where.type == "cuda", first.method == "full"
     dtype = torch.bfloat16 if on_device and not is_full else torch.float32
     unet, opened = _network(architecture, where, dtype)
     edge = ARCHITECTURES[architecture]
     config = PlainConfig(
         resolution=edge,
-        batch_size=case.batch_size,
-        rank=None if is_full else case.rank,
+        rank=None if is_full else first.rank,
         mixed_precision="bf16" if on_device else "no",
-        gradient_checkpointing=case.gradient_checkpointing,
+        gradient_checkpointing=first.gradient_checkpointing,
     )
     schedule = DDPMScheduler.from_config(dict(opened.checkpoint.scheduler))
     plain = PlainTraining(PlainModels(unet=unet.module, schedule=schedule), config)
-    latents, told = _batch(unet.module, case.batch_size, edge)
-    assert told.prompt_embeds is not None
-    assert told.pooled is not None
-    batch = (latents.to(where), told.prompt_embeds.to(where), told.pooled.to(where))
     plain.unet.train()
-    return _cost(lambda: plain.step(*batch), where, num_steps)
+
+    def step_of(case: DeviceCase) -> Callable[[], object]:
+        latents, told = _batch(unet.module, case.batch_size, edge)
+        assert told.prompt_embeds is not None
+        assert told.pooled is not None
+        batch = (latents.to(where), told.prompt_embeds.to(where), told.pooled.to(where))
+        return lambda: plain.step(*batch)
+
+    return [_cost(step_of(case), where, num_steps) for case in cases]
+
+
+def _give_back() -> None:
+    """Free what a case before this one took."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _cost(step: Callable[[], object], device: torch.device, num_steps: int) -> StepCost:
-    """Return what steps cost, the first three not counted, and give the memory back."""
+    """Return what steps cost, the first three not counted."""
     on_device = device.type == "cuda"
     for _ in range(3):
         step()
@@ -241,14 +265,9 @@ def _cost(step: Callable[[], object], device: torch.device, num_steps: int) -> S
         began = now(device)
         step()
         seconds.append(now(device) - began)
-    peak = torch.cuda.max_memory_allocated(device) if on_device else 0
-    del step
-    gc.collect()
-    if on_device:
-        torch.cuda.empty_cache()
     return StepCost(
         step_s=tuple(seconds),
-        peak_bytes=peak,
+        peak_bytes=torch.cuda.max_memory_allocated(device) if on_device else 0,
         ceiling_flops=matmul_ceiling(device, torch.bfloat16 if on_device else torch.float32),
         device=device_name(device),
     )
