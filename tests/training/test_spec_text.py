@@ -102,6 +102,16 @@ def test_a_manifests_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert found.startswith("dataset: cannot read")
 
 
+def test_a_manifest_below_the_home_of_nobody_is_not_there() -> None:
+    (found,) = refused("name: a\nrun: {num_steps: 1}\ndataset: ~no-such-user/one.yaml")
+    assert found.startswith("dataset: cannot read")
+
+
+def test_images_below_the_home_of_nobody_are_below_a_folder_of_that_name() -> None:
+    source = job("method: lora", dataset=DATASET.replace("path: x", "path: ~no-such-user/x"))
+    assert source.dataset.datasets[0].source == FolderSource(path=str(HERE / "~no-such-user/x"))
+
+
 @pytest.mark.parametrize("dataset", [DATASET, "dataset: /etc/passwd"])
 def test_a_server_reads_what_its_places_allow_alone(dataset: str, tmp_path: Path) -> None:
     text = f"name: a\nrun: {{num_steps: 1}}\n{dataset}"
@@ -195,6 +205,12 @@ def test_a_strength_says_where_two_experts_meet() -> None:
 def test_simpletuners_words_that_contradict_are_refused(lines: tuple[str, ...], said: str) -> None:
     text = "\n".join(["name: style", "run: {num_steps: 4}", DATASET, *lines])
     assert refused(text) == [said]
+
+
+def test_a_boundary_that_is_no_float_is_refused_beside_a_strength() -> None:
+    (found,) = refused(f"{SHORT}refiner_training_strength: 0.5\nboundary: 1{'0' * 400}\n")
+    assert "boundary" in found
+    assert "must be less than 1" in found
 
 
 def test_training_no_refiner_is_training_one_network() -> None:

@@ -22,6 +22,7 @@ from diptych.datasets.source_spec import (
 from diptych.datasets.spec import Manifest
 from diptych.datasets.strict_reading import read_strictly, value_at
 from diptych.errors import DatasetInvalid, FieldViolation
+from diptych.home_paths import at_home
 
 __all__ = [
     "is_local_dataset",
@@ -169,7 +170,7 @@ class _Placing:
         if "\0" in text:
             self._plain.refuse(path, "a path has no NUL")
             return text
-        absolute = self._folder / Path(text).expanduser()
+        absolute = self._folder / at_home(text)
         if not self._places.allows_path(absolute):
             self._plain.refuse(path, f"{text!r:.{MAX_SHOWN}} is outside the folders read here")
         return str(absolute)

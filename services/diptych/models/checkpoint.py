@@ -19,6 +19,7 @@ from huggingface_hub.errors import (
 )
 
 from diptych.errors import CheckpointInvalid, ModelNotFound, PickleRefused, SourceUnavailable
+from diptych.home_paths import at_home
 from diptych.models.folder import open_folder
 from diptych.models.parts import Checkpoint
 from diptych.models.single_file import CLIP_REPOSITORY, CLIP_REVISION, open_single_file
@@ -96,7 +97,7 @@ def locate(source: str, config: SourceConfig) -> Path:
     if config.experts_dir is not None and source.startswith(PREFIX):
         name = source.removeprefix(PREFIX)
         return find_expert(config.experts_dir, name, tenant=config.tenant)
-    path = Path(source).expanduser()
+    path = at_home(source)
     if path.is_dir():
         return path
     if path.is_file():

@@ -15,6 +15,7 @@ from huggingface_hub.errors import HFValidationError
 from diptych.datasets.places import EVERYWHERE, Places
 from diptych.diffusion.schedule import NoiseSchedule
 from diptych.errors import DiptychError, FieldViolation, ModelNotFound, SettingInvalid
+from diptych.home_paths import at_home
 from diptych.models.family import FAMILIES, Family, detect_family
 from diptych.models.folder import open_folder
 from diptych.models.header import read_header
@@ -163,7 +164,7 @@ def _at_hand(
     source: str, expert: Expert, revision: str | None, models_dir: Path, places: Places
 ) -> Path | None:
     """Return the folder or file of a model; None where it has yet to be fetched."""
-    path = Path(model_source(source, expert) or source).expanduser()
+    path = at_home(model_source(source, expert) or source)
     if source == "nano" or source.startswith("nano/"):
         return path
     if match := _S3_URL.fullmatch(source):

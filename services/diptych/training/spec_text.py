@@ -18,6 +18,7 @@ from diptych.datasets.spec import Manifest
 from diptych.datasets.strict_reading import adapter_of, read_strictly
 from diptych.diffusion.split import boundary_from_refiner_strength
 from diptych.errors import DatasetInvalid, FieldViolation, JobInvalid
+from diptych.home_paths import at_home
 from diptych.training.spec import JobSpec
 
 __all__ = ["inlined", "parse_job", "read_job", "to_json"]
@@ -86,7 +87,7 @@ def inlined(data: bytes, *, folder: Path) -> str:
     """
     value = parse_text(data, whole="job").value
     if isinstance(value, dict) and isinstance(value.get("dataset"), str):
-        path = folder / Path(value["dataset"]).expanduser()
+        path = folder / at_home(value["dataset"])
         value = {**value, "dataset": parse_text(path.read_bytes()).value}
     return json.dumps(value, ensure_ascii=False)
 
@@ -115,7 +116,7 @@ def _manifest(plain: PlainText, value: object, folder: Path, places: Places) -> 
     """Return a job's manifest, or that in the file it names; what is wrong is in ``plain``."""
     if not isinstance(value, str):
         return manifest_at(plain, ("dataset",), folder=folder, places=places)
-    path = folder / Path(value).expanduser()
+    path = folder / at_home(value)
     if "\0" in value or not places.allows_path(path):
         plain.refuse(("dataset",), f"{value!r:.60} is outside the folders read here")
         return None
@@ -171,6 +172,6 @@ def _set_boundary(plain: PlainText, value: dict[str, Any], boundary: float) -> N
     if value.get("boundary") is None:
         value["boundary"] = boundary
     found = value["boundary"]
-    is_number = isinstance(found, int | float)
+    is_number = isinstance(found, int | float) and abs(found) <= 1  # else its range is told
     if is_number and not math.isclose(found, boundary, rel_tol=0.0, abs_tol=1e-12):
         plain.refuse(("boundary",), f"is {found}, and {_STRENGTH} means {boundary:g}")

@@ -51,7 +51,7 @@ def outcome(network: nn.Module, x: Tensor) -> Sequence[Tensor]:
     return found
 
 
-@pytest.mark.parametrize("shape", [(6,), (3, 6), (2, 3, 6)])
+@pytest.mark.parametrize("shape", [(6,), (3, 6), (2, 3, 6), (0, 6), (2, 0, 6)])
 @pytest.mark.parametrize("bias", [True, False])
 def test_output_and_gradients_are_those_of_peft_in_float64(
     shape: tuple[int, ...], *, bias: bool

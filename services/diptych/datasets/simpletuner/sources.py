@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from diptych.datasets.simpletuner.options import Options, Outcome
+from diptych.home_paths import at_home
 
 __all__ = ["source_of"]
 
@@ -39,7 +40,7 @@ def _folder(options: Options, base: Path) -> Source | None:
     if path is None:
         options.say("instance_data_dir", "unsupported", "no folder is named")
         return None
-    folder = base / Path(path).expanduser()
+    folder = base / at_home(path)
     found: Source = {"type": "folder", "path": str(folder), "links": "follow"}
     metadata = _metadata(options)
     if metadata is not None:

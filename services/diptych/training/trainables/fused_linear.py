@@ -66,7 +66,7 @@ class _LowRankLinear(torch.autograd.Function):
         output = functional.linear(rows, weight, bias).addmm_(inner, up_cast.t(), alpha=scale)
         ctx.save_for_backward(rows, inner, weight, down, up)
         ctx.scale, ctx.shape = scale, x.shape
-        return output.view(*x.shape[:-1], -1)
+        return output.view(*x.shape[:-1], output.shape[-1])
 
     @staticmethod
     @override
