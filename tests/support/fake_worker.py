@@ -3,8 +3,8 @@
 ``python fake_worker.py ATTEMPT_DIR``. What it does stands in its task's spec, a JSON object:
 ``steps`` to train, ``step_s`` each takes; ``crash_at``, ``hang_at``, ``fail_at`` a step, in the
 attempts that ``on`` lists; ``crash_after`` a step that it trained and told a checkpoint of, in
-every attempt; ``is_users`` of a failure; ``deaf`` to SIGTERM. It goes on at the step that its job's
-last checkpoint, a file with a number, says.
+every attempt, which was due unless ``is_due`` is false; ``is_users`` of a failure; ``deaf`` to
+SIGTERM. It goes on at the step that its job's last checkpoint, a file with a number, says.
 
 ``marks`` in the job's folder gets a line with the attempt and the time every few milliseconds that
 it lives, from its first to its last.
@@ -62,7 +62,8 @@ class Worker:
                 write_whole(saved, str(step))
                 self.tell("progress", expert="single", step=step, num_steps=num_steps, loss=0.5)
             if self.spec.get("crash_after"):
-                self.tell("checkpoint", expert="single", step=step)
+                is_due = self.spec.get("is_due", True)
+                self.tell("checkpoint", expert="single", step=step, is_due=is_due)
                 os._exit(3)
             if (wish := self.folder / "wish").exists() and not self.spec.get("heedless"):
                 self.end({"ending": "stopped", "message": wish.read_text()})

@@ -231,7 +231,8 @@ def test_checkpoints_come_every_so_many_steps_and_at_the_end(data: Path, tmp_pat
     config = LoopConfig(draws=FEED.draws, checkpoint_every=2)
     loop = a_loop(spec, tmp_path / "x", ears=ears, config=config)
     trained(spec, data, tmp_path / "x", loop=loop)
-    assert [told["step"] for told in ears.of(EventKind.CHECKPOINT)] == [2, 4, 5]
+    told = [(one["step"], one["is_due"]) for one in ears.of(EventKind.CHECKPOINT)]
+    assert told == [(2, True), (4, True), (5, True)]
     found = checkpoints_in(tmp_path / "x").latest()
     assert found is not None
     assert found.is_finished
@@ -241,9 +242,11 @@ def test_checkpoints_come_every_so_many_steps_and_at_the_end(data: Path, tmp_pat
 def test_a_loop_that_is_asked_to_stop_leaves_a_checkpoint(
     why: str, data: Path, tmp_path: Path
 ) -> None:
-    loop = a_loop(a_job(), tmp_path / "x")
+    ears = Ears()
+    loop = a_loop(a_job(), tmp_path / "x", ears=ears)
     loop._stop_asked = Stops(2, why)  # type: ignore[arg-type]
     assert loop.run(a_feeder(some_plans(data)).steps()) == why
+    assert [one["is_due"] for one in ears.of(EventKind.CHECKPOINT)] == [False]
     found = checkpoints_in(tmp_path / "x").latest()
     assert found is not None
     assert (found.step, found.is_finished) == (2, False)

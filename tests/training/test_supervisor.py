@@ -138,6 +138,15 @@ def test_attempts_that_come_further_are_not_counted_together(
     assert (ended.state, ended.attempt, ended.num_faults) == (JobState.SUCCEEDED, 6, 1)
 
 
+def test_checkpoints_that_a_stop_made_it_write_do_not_begin_the_count_anew(
+    ledger: Ledger, supervise: Supervise
+) -> None:
+    job = new_job(ledger, steps=50, crash_after=True, is_due=False)
+    supervise()
+    ended = until(ledger, job, ENDED)
+    assert (ended.state, ended.attempt) == (JobState.FAILED, 3)
+
+
 def test_job_fails_after_as_many_faults_as_it_may_have(
     ledger: Ledger, supervise: Supervise, noted: Noted
 ) -> None:

@@ -89,7 +89,8 @@ class JobRun:
         self._renewed_at = claimed_at
         self._ended_attempt = job.attempt
         self._has_progressed = False
-        """Whether this attempt left a checkpoint, after which earlier faults no longer count."""
+        """Whether this attempt left a checkpoint that was due, after which earlier faults no longer
+        count."""
         self._drained_at: float | None = None
         self._has_let_go = threading.Event()
         self._starting = threading.Lock()
@@ -299,7 +300,7 @@ class JobRun:
         self._means.claims.append(self._claim, told, attempt=attempt)
         if attempt != self._job.attempt:
             return
-        self._has_progressed |= any(one.kind is EventKind.CHECKPOINT for _, one in told)
+        self._has_progressed |= any(_is_progress(one) for _, one in told)
         if self.state is JobState.PREPARING and any(_is_training(one) for _, one in told):
             self._means.claims.move(self._claim, JobState.RUNNING)
             self.state = JobState.RUNNING
@@ -376,6 +377,14 @@ class JobRun:
         with self._starting:
             if self._running is not None and self._running.is_alive():
                 self._running.kill()
+
+
+def _is_progress(told: Told) -> bool:
+    """Return whether a worker came as far as a checkpoint that no stop made it write.
+
+    Of two experts side by side, one writes one wherever the other fails.
+    """
+    return told.kind is EventKind.CHECKPOINT and bool(told.data.get("is_due", True))
 
 
 def _is_training(told: Told) -> bool:

@@ -117,14 +117,15 @@ class ExpertLoop:
                 if stop is None:
                     raise
                 if state.step > begun:
-                    self.keep()
+                    self.keep(is_due=False)
                 return stop
             taken = self.take(step)
             self._teller.beat()
             self._tell(taken)
             is_last = state.step >= state.num_steps
-            if is_last or taken.stop or state.step % self._config.checkpoint_every == 0:
-                self.keep()
+            is_due = is_last or state.step % self._config.checkpoint_every == 0
+            if is_due or taken.stop:
+                self.keep(is_due=is_due)
             if taken.stop and not is_last:
                 return taken.stop
         self.keep()
@@ -172,8 +173,12 @@ class ExpertLoop:
             stop=stop,
         )
 
-    def keep(self) -> None:
-        """Write a checkpoint of this step, unless it is there; every process must call it."""
+    def keep(self, *, is_due: bool = True) -> None:
+        """Write a checkpoint of this step, unless it is there; every process must call it.
+
+        Args:
+            is_due: Whether it would be written of a job that nothing stops.
+        """
         if self._num_written == self.state.step:
             return
         checkpoint = self.state.checkpoint()
@@ -184,6 +189,7 @@ class ExpertLoop:
                 "step": checkpoint.step,
                 "digest": str(written.digest),
                 "size_bytes": written.size_bytes,
+                "is_due": is_due,
             }
             self._teller.tell(EventKind.CHECKPOINT, told)
         self._accelerator.wait_for_everyone()
