@@ -23,3 +23,18 @@ def test_steps_of_an_unknown_architecture_are_refused(invoke: Invoke) -> None:
     result = invoke("bench", "training", "--architecture", "sd15")
     assert result.exit_code == 2
     assert "sd15" in result.output
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (("--compile", "--batches", 2), ("--compile: needs", "--batches: needs")),
+        (("--architecture", "nano", "--repeats", 2), ("--repeats: does not go with",)),
+    ],
+)
+def test_an_option_that_would_not_be_heeded_is_refused(
+    invoke: Invoke, asked: tuple[object, ...], said: tuple[str, ...]
+) -> None:
+    result = invoke("bench", "training", *asked)
+    assert result.exit_code == 2
+    assert all(words in result.stderr for words in said), result.stderr

@@ -10,6 +10,7 @@ from diptych.digest import Digest
 from diptych.errors import JobInvalid
 from diptych.models.trained_experts import expert_folder, point_at
 from diptych.nano.pair import pair_path
+from diptych.training import checking
 from diptych.training.checking import JobChecks
 from diptych.training.names import open_adapters
 from diptych.training.spec_text import parse_job
@@ -49,6 +50,14 @@ def test_job_is_kept_as_it_is_read_again(checks: JobChecks, tmp_path: Path) -> N
     again = parse_job(checked.text.encode(), folder=Path("/elsewhere"))
     assert again == parse_job(JOB.encode(), folder=tmp_path)
     assert checked.name == "huggy"
+
+
+def test_a_job_that_no_worker_would_read_is_refused(
+    checks: JobChecks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A short text may stand for a long one, since defaults are written out."""
+    monkeypatch.setattr(checking, "MAX_TEXT_BYTES", 2 * len(JOB))
+    assert refused(checks, JOB) == {"job"}
 
 
 def test_what_it_takes_is_told(checks: JobChecks) -> None:

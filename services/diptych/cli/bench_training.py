@@ -3,13 +3,14 @@
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from diptych.cli.embedded import need_extra
 from diptych.cli.measuring import Bar, JsonPath, batch_sizes, fail_unless, show
 from diptych.cli.report import Report, reporting
+from diptych.errors import FieldViolation, InvalidRequest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +37,12 @@ Plain = Annotated[
 ]
 
 
+_OF_DEVICES: Final = ("device", "batches", "full_batches", "compiled", "plain")
+_OF_JOBS: Final = ("steps", "batch", "pictures", "repeats")
+
+
 def bench_training(
+    context: typer.Context,
     *,
     steps: Annotated[int, typer.Option("--steps", min=2)] = 60,
     batch: Annotated[int, typer.Option("--batch", min=1)] = 4,
@@ -57,6 +63,7 @@ def bench_training(
     with SDXL's real size and random weights, or the nano model's.
     """
     with reporting(as_json=False) as report:
+        _refuse_unheeded(context, _OF_DEVICES if architecture is None else _OF_JOBS)
         need_extra("benchmarking")
         if architecture is not None:
             where = device or ("cuda" if architecture == "sdxl" else "cpu")
@@ -79,6 +86,23 @@ def bench_training(
             found = measure_training(config, folder=Path(folder), progress=bar.advance)
         show(report, training_table(found), training_as_json(found), json_path)
         fail_unless(found.holds)
+
+
+def _refuse_unheeded(context: typer.Context, names: tuple[str, ...]) -> None:
+    """Refuse options that were given and that the kind of benchmark has no use for.
+
+    Raises:
+        InvalidRequest: There are such.
+    """
+    options = {one.name: one.opts[0] for one in context.command.params if one.name in names}
+    given = [
+        option
+        for name, option in options.items()
+        if str(context.get_parameter_source(name)).endswith("COMMANDLINE")
+    ]
+    why = "needs --architecture" if names is _OF_DEVICES else "does not go with --architecture"
+    if given:
+        raise InvalidRequest([FieldViolation(field=one, description=why) for one in given])
 
 
 def _device_cases(

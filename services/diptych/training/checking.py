@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from diptych.adapters.registry import Registry
+from diptych.datasets.manifest_text import MAX_TEXT_BYTES
 from diptych.datasets.places import Places
 from diptych.datasets.source_spec import FolderSource
 from diptych.errors import FieldViolation, JobInvalid
@@ -64,7 +65,11 @@ class JobChecks:
             raise JobInvalid([*error.violations, *violations]) from error
         if violations:
             raise JobInvalid(violations)
-        return Checked(name=spec.name, text=to_json(spec), estimate=estimate(spec, facts))
+        written = to_json(spec)
+        if len(written.encode()) > MAX_TEXT_BYTES:
+            problem = f"with its defaults the job is longer than {MAX_TEXT_BYTES} bytes"
+            raise JobInvalid([FieldViolation(field="job", description=problem)])
+        return Checked(name=spec.name, text=written, estimate=estimate(spec, facts))
 
 
 def _missing_folders(spec: JobSpec) -> Iterator[FieldViolation]:
