@@ -136,7 +136,7 @@ def _measure_device(
     check_architecture(architecture, random_weights=True, device=device)
 
     def tell(cost: DeviceCost) -> None:
-        report.say(device_line(cost))  # a device that is lent may be gone before the table
+        report.say(device_line(cost))  # a run that is cut short has told as much
         bar.advance()
 
     with closing(Bar(report, "cases")) as bar:
