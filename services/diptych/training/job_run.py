@@ -97,6 +97,11 @@ class JobRun:
         """Held while a worker starts, so that none starts after the hold was lost."""
         self._running: Running | None = None
 
+    @property
+    def _num_faults(self) -> int:
+        """How many faults before this attempt still count."""
+        return 0 if self._has_progressed else self._job.num_faults
+
     def drain(self) -> None:
         """Have the worker leave a checkpoint and the job queued; returns at once."""
         if self._drained_at is None:
@@ -223,7 +228,7 @@ class JobRun:
         decided = verdict(
             ended,
             wish=self._job.wish,
-            num_faults=0 if self._has_progressed else self._job.num_faults,
+            num_faults=self._num_faults,
             retries=self._means.retries,
             jitter=self._means.chance.random(),
         )
@@ -353,7 +358,7 @@ class JobRun:
         decided = verdict(
             Ended(cause=fault),
             wish=self._job.wish,
-            num_faults=0 if self._has_progressed else self._job.num_faults,
+            num_faults=self._num_faults,
             retries=self._means.retries,
             jitter=self._means.chance.random(),
         )
