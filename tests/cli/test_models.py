@@ -77,3 +77,8 @@ def test_pull_of_a_pickle_is_refused(invoke: Invoke, tmp_path: Path) -> None:
     pickle.write_bytes(b"\x80\x04.")
     result = invoke("models", "pull", pickle)
     assert (result.exit_code, "is a pickle" in result.stderr) == (2, True)
+
+
+def test_path_below_the_home_of_nobody_is_not_there(invoke: Invoke) -> None:
+    result = invoke("models", "path", "~nosuchuser/model")
+    assert (result.exit_code, "~nosuchuser/model" in result.stderr) == (1, True), result.output

@@ -12,6 +12,7 @@ from diptych.cli.models_merge import merge_models
 from diptych.cli.options import AsJson
 from diptych.cli.report import reporting
 from diptych.errors import ExtraMissing, ModelNotFound
+from diptych.home_paths import at_home
 from diptych.inference.settings import load_settings
 from diptych.models.trained_experts import PREFIX, find_expert
 from diptych.nano.pair import EXPERTS, expert_path, pair_path
@@ -116,7 +117,7 @@ def _local_path(source: str) -> Path:
         return expert_path(source.removeprefix("nano/"))
     if source.startswith(PREFIX):
         return find_expert(load_settings().home / "experts", source.removeprefix(PREFIX))
-    path = Path(source).expanduser()
+    path = at_home(source)
     if path.exists():
         return path.resolve()
     repository = cache_folder() / "hub" / f"models--{source.replace('/', '--')}"
