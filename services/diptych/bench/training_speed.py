@@ -3,8 +3,7 @@
 Both train the same LoRA on the same pictures in turns, and every number is the median of the paired
 repeats. Ours is all that a worker does between its preparations and its last step: reading
 embeddings from a cache's service, drawing latents, telling progress. As where they are used, the
-worker, the cache and the plain loop have a process each: in one they slow each other down, since
-threads of one pool wait for others that have no core.
+worker, the cache and the plain loop have a process each: in one they slow each other down.
 """
 
 import time

@@ -65,8 +65,8 @@ def make_accelerator(task: WorkerTask, spec: JobSpec, *, timeout: timedelta) -> 
 def compile_blocks(network: nn.Module) -> None:
     """Let the blocks of ``network`` be compiled at their first use (torch.compile).
 
-    Blocks alike share what is compiled, so that this takes seconds where a whole UNet takes
-    minutes, and leaves out little: what lies between blocks are additions.
+    Blocks alike share what is compiled, so that little is compiled of a deep network. What lies
+    between blocks runs as it is.
     """
     torch._dynamo.config.recompile_limit = _MAX_VARIANTS  # noqa: SLF001
     for module in network.modules():
